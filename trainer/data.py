@@ -1,0 +1,172 @@
+"""Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from protos.feature_schema_pb2 import Feature, FeatureSchema
+from transform.feature_schema import read_schema
+from transform.tables import FIRST, RESERVED_LINES
+
+_PARSE_BATCH = 1_024
+
+
+class DamagedRecordError(ValueError):
+    """A TFRecord file that cannot be read to its end."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every product, in arrays aligned by catalogue row; rows 0 (padding) and 1 (unknown) are reserved and empty."""
+
+    schema: FeatureSchema
+    item_ids: np.ndarray  # object [V]; rows 0 and 1 hold the reserved lines
+    id_rows: np.ndarray  # int32 [V]: id-embedding row; 0 padding, 1 out of vocabulary
+    features: dict[str, np.ndarray]  # feature name → int32 ids [V, length], or float32 [V, 1] (NaN = absent)
+    train_counts: np.ndarray  # int64 [V]: interactions in the training span
+    known_from: np.ndarray  # int64 [V], seconds
+    available: np.ndarray  # bool [V]
+    titles: np.ndarray  # object [V], "" = absent
+    categories: np.ndarray  # object [V], path, "" = absent
+    prices: np.ndarray  # float32 [V], NaN = absent
+    images: list[bytes]  # [V], b"" = none
+
+    @property
+    def size(self) -> int:
+        """V: catalogue rows, reserved ones included."""
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """All interactions of all shoppers end to end; shopper u owns [offsets[u], offsets[u + 1]), in time order."""
+
+    user_ids: np.ndarray  # object [U]
+    offsets: np.ndarray  # int64 [U + 1]
+    train_end: np.ndarray  # int64 [U]: interactions of the training span, counted from the shopper's first
+    validation_end: np.ndarray  # int64 [U]: of training and validation span
+    rows: np.ndarray  # int32 [N] catalogue rows
+    types: np.ndarray  # int8 [N] strongest event type
+    labels: np.ndarray  # int32 [N] bit mask of all merged event types
+    timestamps: np.ndarray  # int64 [N] seconds; the order where the data has no clock
+    sessions: np.ndarray  # int32 [N]
+    baskets: np.ndarray  # int32 [N]
+    devices: np.ndarray  # int32 [N]; all 0 where absent
+    regions: np.ndarray  # int32 [N]; all 0 where absent
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Interactions per shopper, int64 [U]."""
+        return np.diff(self.offsets)
+
+
+def load_catalogue(transform_dir: Path) -> Catalogue:
+    """The catalogue that `tandem transform` wrote.
+
+    Raises:
+        DamagedRecordError: a file is truncated or corrupt, or rows are missing.
+    """
+    schema = read_schema(transform_dir)
+    size = schema.catalogue_size
+    item_ids, titles, categories = (np.full(size, "", dtype=object) for _ in range(3))
+    item_ids[:FIRST] = RESERVED_LINES
+    id_rows = np.zeros(size, np.int32)
+    id_rows[1] = 1
+    prices = np.full(size, np.nan, np.float32)
+    train_counts, known_from = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    available = np.zeros(size, bool)
+    images = [b""] * size
+    features = {feature.name: _empty_feature(feature, size) for feature in schema.item}
+
+    seen = 0
+    for example in _examples(transform_dir, "items"):
+        row = example["row"].int64_list.value[0]
+        seen += 1
+        item_ids[row] = example["item_id"].bytes_list.value[0].decode()
+        id_rows[row] = example["id_row"].int64_list.value[0]
+        train_counts[row] = example["train_count"].int64_list.value[0]
+        known_from[row] = example["known_from"].int64_list.value[0]
+        available[row] = bool(example["available"].int64_list.value[0])
+        titles[row] = b"".join(example["title"].bytes_list.value).decode()
+        categories[row] = b"".join(example["category"].bytes_list.value).decode()
+        images[row] = b"".join(example["image"].bytes_list.value)
+        if example["price_raw"].float_list.value:
+            prices[row] = example["price_raw"].float_list.value[0]
+        for feature in schema.item:
+            if feature.kind == Feature.NUMERIC:
+                values = example[feature.name].float_list.value
+            else:
+                values = example[f"{feature.name}_ids"].int64_list.value
+            features[feature.name][row, : len(values)] = values
+    if seen != size - FIRST:
+        raise DamagedRecordError(
+            f"{transform_dir}: the items TFRecords hold {seen} products, the feature schema says {size - FIRST}. "
+            "Run `tandem transform` again."
+        )
+    return Catalogue(
+        schema, item_ids, id_rows, features, train_counts, known_from, available, titles, categories, prices, images
+    )
+
+
+def load_sequences(transform_dir: Path) -> Sequences:
+    """The sequences that `tandem transform` wrote, in the order of the files.
+
+    Raises:
+        DamagedRecordError: a file is truncated or corrupt.
+    """
+    user_ids: list[str] = []
+    ends: list[tuple[int, int]] = []
+    lengths: list[int] = []
+    names = ("rows", "types", "labels", "timestamps", "sessions", "baskets", "devices", "regions")
+    dtypes = (np.int32, np.int8, np.int32, np.int64, np.int32, np.int32, np.int32, np.int32)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for example in _examples(transform_dir, "sequences"):
+        user_ids.append(example["user_id"].bytes_list.value[0].decode())
+        ends.append((example["train_end"].int64_list.value[0], example["validation_end"].int64_list.value[0]))
+        length = len(example["rows"].int64_list.value)
+        lengths.append(length)
+        for name, dtype in zip(names, dtypes, strict=True):
+            values = np.array(example[name].int64_list.value, dtype)
+            parts[name].append(values if len(values) == length else np.zeros(length, dtype))
+    if not user_ids:
+        raise DamagedRecordError(f"{transform_dir}: the sequences TFRecords hold no shopper. Check the events table.")
+    end_array = np.array(ends, np.int64)
+    return Sequences(
+        np.array(user_ids, dtype=object),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        end_array[:, 0],
+        end_array[:, 1],
+        **{name: np.concatenate(parts[name]) for name in names},
+    )
+
+
+def _empty_feature(feature: Feature, size: int) -> np.ndarray:
+    if feature.kind == Feature.NUMERIC:
+        return np.full((size, 1), np.nan, np.float32)
+    return np.zeros((size, feature.length), np.int32)
+
+
+def _examples(transform_dir: Path, kind: str) -> Iterator[dict[str, tf.train.Feature]]:
+    """Features of each Example of `<kind>-*.tfrecord`, files in order, records in order."""
+    files = sorted(str(path) for path in transform_dir.glob(f"{kind}-*.tfrecord"))
+    if not files:
+        raise FileNotFoundError(f"no {kind}-*.tfrecord in {transform_dir}: run `tandem transform` first.")
+    for file in files:
+        records = tf.data.TFRecordDataset(file).batch(_PARSE_BATCH).as_numpy_iterator()
+        number = 0
+        while True:
+            try:
+                batch = next(records)
+            except StopIteration:
+                break
+            except tf.errors.DataLossError as error:
+                raise DamagedRecordError(
+                    f"{file} is damaged after about record {number}: {error.message}. "
+                    "Delete the step's folder and run `tandem transform` again."
+                ) from error
+            for record in batch:
+                number += 1
+                yield tf.train.Example.FromString(record).features.feature

@@ -1,0 +1,78 @@
+"""Names, types and places of the canonical tables; the columns are the fields of the messages in protos/."""
+
+from pathlib import Path
+
+import pyarrow as pa
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from protos.events_pb2 import EventType, UserEvent
+from protos.products_pb2 import Product
+from protos.users_pb2 import User
+
+# Reserved rows and ids, the same in every vocabulary and in both item numbers.
+PADDING = 0
+UNKNOWN = 1
+FIRST = 2
+# Line of a vocabulary file for the reserved ids. No checked value contains a control character.
+RESERVED_LINES = ("", "\x01")
+
+IMPRESSION = EventType.Value("IMPRESSION")
+SEARCH = EventType.Value("SEARCH")
+PURCHASE = EventType.Value("PURCHASE")
+
+# "view", "add_to_cart" … → the enum's number; the number orders by strength of intent.
+EVENT_TYPES: dict[str, int] = {
+    name.lower(): number for name, number in EventType.items() if number != EventType.Value("EVENT_TYPE_UNSPECIFIED")
+}
+
+CATEGORY_SEPARATOR = " > "
+
+_ARROW_TYPES = {
+    FieldDescriptor.TYPE_STRING: pa.string(),
+    FieldDescriptor.TYPE_BYTES: pa.binary(),
+    FieldDescriptor.TYPE_INT64: pa.int64(),
+    FieldDescriptor.TYPE_INT32: pa.int32(),
+    FieldDescriptor.TYPE_FLOAT: pa.float32(),
+    FieldDescriptor.TYPE_BOOL: pa.bool_(),
+    # Enums are stored by their lower-case names, so that a table can be read without the protos.
+    FieldDescriptor.TYPE_ENUM: pa.string(),
+}
+
+
+def _arrow_schema(message: Descriptor) -> pa.Schema:
+    def arrow_type(field: FieldDescriptor) -> pa.DataType:
+        single = _ARROW_TYPES[field.type]
+        return pa.list_(single) if field.label == FieldDescriptor.LABEL_REPEATED else single
+
+    return pa.schema([pa.field(field.name, arrow_type(field)) for field in message.fields])
+
+
+# A column that a shop does not have is absent from its Parquet file; a value it does not have is null.
+EVENTS = _arrow_schema(UserEvent.DESCRIPTOR)
+ITEMS = _arrow_schema(Product.DESCRIPTOR)
+USERS = _arrow_schema(User.DESCRIPTOR)
+
+SCHEMAS: dict[str, pa.Schema] = {"events": EVENTS, "items": ITEMS, "users": USERS}
+REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
+    "events": ("user_id", "item_id", "type"),
+    "items": ("item_id",),
+    "users": ("user_id",),
+}
+
+
+def table_files(data: Path, table: str) -> list[Path]:
+    """Parquet files of one canonical table below `data`: `<table>.parquet`, or every file of the folder `<table>/`.
+
+    Raises:
+        FileNotFoundError: neither is there, naming both.
+    """
+    single, folder = data / f"{table}.parquet", data / table
+    if single.is_file():
+        return [single]
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"table {table!r} not found: expected the file {single} or Parquet files in {folder}/. "
+            "Make the tables with `tandem import` or `tandem simulate`."
+        )
+    return files
