@@ -1,10 +1,19 @@
 """What can be set for the data steps, with the defaults that are shipped."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+# Unknown keys are refused, values are checked on construction.
+STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SplitConfig:
     """Where the future begins. Validation chooses, test reports."""
 
@@ -12,11 +21,11 @@ class SplitConfig:
     # ISO dates ("2011-10-01", UTC). Without them the last shares of the interactions, in time order, are held out.
     validation_start: str | None = None
     test_start: str | None = None
-    validation_share: float = 0.1
-    test_share: float = 0.1
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BeamConfig:
     """Handed to Apache Beam as it is: any runner, any of its options."""
 
@@ -26,7 +35,7 @@ class BeamConfig:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TransformConfig:
     """Raw tables to TFRecords."""
 
@@ -34,30 +43,30 @@ class TransformConfig:
     beam: BeamConfig = field(default_factory=BeamConfig)
     # Types that enter histories, by name; impressions and searches never do.
     history_types: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase")
-    session_gap_minutes: int = 30
+    session_gap_minutes: Positive = 30
     # Interactions in the training span that give a product an id embedding of its own.
-    min_item_count: int = 2
+    min_item_count: Count = 2
     # The run stops if a larger share of the rows is bad.
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     # Events later than now plus this are bad (a clock a little ahead is not).
-    max_future_hours: int = 24
+    max_future_hours: Count = 24
     # Groups of shoppers; memory is bounded by the largest.
-    buckets: int = 16
-    title_vocabulary_size: int = 20_000
-    title_length: int = 16
-    category_depth: int = 4
-    attributes_length: int = 8
+    buckets: Positive = 16
+    title_vocabulary_size: Positive = 20_000
+    title_length: Positive = 16
+    category_depth: Positive = 4
+    attributes_length: Positive = 8
     # Values seen less often in the catalogue share the out-of-vocabulary id.
-    min_value_count: int = 2
+    min_value_count: Positive = 2
     # Shopper-hashed sample of events for TFDV, per span.
-    sample_events: int = 50_000
+    sample_events: Positive = 50_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ValidateConfig:
     """TensorFlow Data Validation over the transform's output."""
 
     # Folder of the reviewed schema (events.pbtxt, items.pbtxt). None: RUN/schema, inferred on the first run and kept.
     schema: str | None = None
     # L-infinity distance of categorical features between training and later spans that stops the run.
-    max_drift: float = 0.5
+    max_drift: Annotated[float, Field(ge=0)] = 0.5
