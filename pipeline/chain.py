@@ -1,0 +1,90 @@
+"""The steps of a run, in their order, and what is assembled from them: metrics.json, the export, the report."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.runner import Place, Step, run_steps, step_directory
+
+
+def _transform(config: Config, place: Place) -> None:
+    from transform.beam_transform import run_transform
+
+    run_transform(place.data, place.output, config.transform)
+
+
+def _validate(config: Config, place: Place) -> None:
+    from transform.validation import run_validation
+
+    schema = Path(config.validate.schema) if config.validate.schema else place.run / "schema"
+    run_validation(place.step("transform"), schema, place.output, config.validate, place.log_dir("statistics"))
+
+
+def _train_retrieval(config: Config, place: Place) -> None:
+    from trainer.retrieval_training import train_retrieval
+
+    train_retrieval(place.step("transform"), place.output, config.retrieval, place.log_dir("retrieval"))
+
+
+def _train_ranker(config: Config, place: Place) -> None:
+    from trainer.ranker_training import train_ranker
+
+    train_ranker(place.step("transform"), place.output, config.ranker, place.log_dir("ranker"))
+
+
+def _evaluate(config: Config, place: Place) -> None:
+    from pipeline.attainable import load_oracle
+    from trainer.evaluation import evaluate
+
+    evaluate(
+        place.step("transform"),
+        place.step("train-retrieval"),
+        place.step("train-ranker"),
+        place.output,
+        config.evaluation,
+        place.log_dir("evaluation"),
+        oracle=load_oracle(place.data, place.step("transform")),
+    )
+
+
+def _export(config: Config, place: Place) -> None:
+    from pipeline.projector import write_projector
+    from trainer.export import export
+
+    models = (place.step("transform"), place.step("train-retrieval"), place.step("train-ranker"))
+    export(*models, place.output, config.export, place.log_dir("export"))
+    write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
+
+
+# A step that trains needs validated data, so that an anomaly stops the run before hours are spent.
+STEPS: tuple[Step, ...] = (
+    Step("transform", (), ("transform",), _transform),
+    Step("validate", ("transform",), ("validate",), _validate),
+    Step("train-retrieval", ("transform", "validate"), ("retrieval",), _train_retrieval, resumes=True),
+    Step("train-ranker", ("transform", "validate"), ("ranker",), _train_ranker, resumes=True),
+    Step("evaluate", ("transform", "train-retrieval", "train-ranker"), ("evaluation",), _evaluate),
+    Step("export", ("transform", "train-retrieval", "train-ranker"), ("export",), _export),
+)
+
+
+def run(config: Config, data: Path, out: Path) -> None:
+    """The whole chain: every step that is not up to date, then metrics.json, the published models and the report."""
+    from pipeline.publish import publish
+    from pipeline.report import write_report
+
+    run_steps(STEPS, config, data, out)
+    assemble_metrics(out)
+    publish(out)
+    write_report(out)
+
+
+def assemble_metrics(run: Path) -> Path:
+    """RUN/metrics.json from what evaluation and export measured."""
+    metrics: dict[str, Any] = json.loads((step_directory(run, "evaluate") / "metrics.json").read_text(encoding="utf-8"))
+    metrics["index"] = json.loads((step_directory(run, "export") / "index.json").read_text(encoding="utf-8"))
+    path, partial = run / "metrics.json", run / ".metrics.json.partial"
+    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False), encoding="utf-8")
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,193 @@
+"""The command `tandem`: parses arguments and calls one function; every user's mistake ends in one sentence."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.chain import STEPS
+
+_DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as import and simulate make them"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command. Returns the exit status: 0, 1 for a mistake that is explained, 130 for Ctrl-C."""
+    # TensorFlow's C++ notes about the processor are no news to a user; its errors still appear.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+    )
+    # Beam and absl report their own plumbing at INFO.
+    for noisy in ("apache_beam", "absl", "tensorflow", "root"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for ours in ("pipeline", "transform", "trainer", "serving"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    try:
+        parsed.function(parsed)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError, TimeoutError) as error:
+        if parsed.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tandem", description="A two-stage recommender for online shops: clickstream in, ranked products out."
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_simulate(commands)
+    _add_import(commands)
+    run = _command(commands, "run", _run, "the whole chain: reads --data, writes models, metrics and report to --out")
+    _add_chain_arguments(run)
+    for step in STEPS:
+        reads = ", ".join(step.needs) or "--data"
+        one = _command(commands, step.name, _step, f"one step: reads {reads}; writes RUN/steps/{step.name}")
+        _add_chain_arguments(one)
+    publish = _command(commands, "publish", _publish, "reads RUN/steps/export; writes RUN/export/<model>/<version>")
+    publish.add_argument("run", type=Path, metavar="RUN")
+    report = _command(commands, "report", _report, "reads a run's results; writes RUN/metrics.json, RUN/report.html")
+    report.add_argument("run", type=Path, metavar="RUN")
+    _add_serve(commands)
+    _add_recommend(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, function: object, about: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_chain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default=None, help="YAML file, or the name of a shipped configuration")
+    parser.add_argument("--data", type=Path, required=True, help=_DATA_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="changes one key; repeatable"
+    )
+
+
+def _add_simulate(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = _command(commands, "simulate", _simulate, "makes a shop with a known truth; writes the tables to OUT")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--products", type=int, default=5_000)
+    parser.add_argument("--shoppers", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=500_000)
+    parser.add_argument("--days", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-pictures", action="store_true", help="draw no product pictures")
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = _command(commands, "import", _import, "turns a published or in-house format into canonical tables")
+    parser.add_argument("format", choices=("movielens", "sequences", "table"))
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="file(s), or the folder of a MovieLens set")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for events.parquet, items.parquet …")
+    parser.add_argument("--config", default=None, help="table: YAML column map, or the name of a shipped one")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="OURS=THEIRS", help="table: one column, user_id=CustomerID"
+    )
+    parser.add_argument("--items", type=Path, default=None, help="sequences: table of products (CSV, TSV, Parquet)")
+    parser.add_argument("--max-bad-share", type=float, default=0.01, help="stop if more of the rows are bad")
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = _command(commands, "serve", _serve, "serves RUN/export over gRPC until Ctrl-C")
+    parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help="run folder whose export/ is served")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC port; 0 = any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback unless told otherwise")
+    parser.add_argument("--model-config-file", type=Path, default=None, help="TensorFlow Serving's models.config")
+
+
+def _add_recommend(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = _command(commands, "recommend", _recommend, "asks a server over gRPC and prints a table")
+    parser.add_argument("--target", default="127.0.0.1:8500", metavar="HOST:PORT")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--history", default="", help="product ids, oldest first, separated by commas")
+    who.add_argument("--user", default=None, help="a shopper of the run's data, instead of --history")
+    parser.add_argument("-k", type=int, default=20, help="how many")
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
+
+
+def _simulate(parsed: argparse.Namespace) -> None:
+    from transform.simulator import SimulatorConfig, simulate
+
+    config = SimulatorConfig(
+        products=parsed.products,
+        shoppers=parsed.shoppers,
+        events=parsed.events,
+        days=parsed.days,
+        seed=parsed.seed,
+        pictures=not parsed.no_pictures,
+    )
+    simulate(parsed.out, config)
+
+
+def _import(parsed: argparse.Namespace) -> None:
+    from pipeline.importing import run_import
+
+    run_import(
+        parsed.format,
+        parsed.sources,
+        parsed.out,
+        config=parsed.config,
+        columns=parsed.map,
+        items=parsed.items,
+        max_bad_share=parsed.max_bad_share,
+    )
+
+
+def _run(parsed: argparse.Namespace) -> None:
+    from pipeline.chain import run
+    from pipeline.config import load_config
+
+    run(load_config(parsed.config, parsed.overrides), parsed.data, parsed.out)
+
+
+def _step(parsed: argparse.Namespace) -> None:
+    from pipeline.config import load_config
+    from pipeline.runner import run_steps
+
+    config = load_config(parsed.config, parsed.overrides)
+    run_steps(STEPS, config, parsed.data, parsed.out, only=parsed.command)
+
+
+def _publish(parsed: argparse.Namespace) -> None:
+    from pipeline.publish import publish
+
+    publish(parsed.run)
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from pipeline.chain import assemble_metrics
+    from pipeline.report import write_report
+
+    assemble_metrics(parsed.run)
+    print(write_report(parsed.run))
+
+
+def _serve(parsed: argparse.Namespace) -> None:
+    from pipeline.serve import serve
+
+    serve(parsed.run, parsed.model_config_file, host=parsed.host, port=parsed.port)
+
+
+def _recommend(parsed: argparse.Namespace) -> None:
+    from pipeline.recommend import recommend
+
+    history = [part.strip() for part in parsed.history.split(",") if part.strip()]
+    print(recommend(parsed.target, history, parsed.user, parsed.k, parsed.run, parsed.timeout))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

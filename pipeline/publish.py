@@ -1,0 +1,61 @@
+"""Publishing: the exported models become a new integer version below RUN/export by a rename, so a server sees it whole."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.runner import RECORD, StepError, step_directory
+
+log = logging.getLogger(__name__)
+
+MODELS = ("recommender", "item_encoder")
+# Beside the warm-up requests; TensorFlow Serving ignores what it does not know there.
+ORIGIN = Path("assets.extra") / "published.json"
+
+
+def publish(run: Path) -> int:
+    """Publishes what the export step made; does nothing if it is the newest version already.
+
+    Both models get the same version number. Files are hard links: no second copy on disk, and the version stays
+    whole when the step's folder is replaced.
+
+    Returns:
+        The version now newest.
+
+    Raises:
+        StepError: there is no finished export.
+    """
+    source = step_directory(run, "export")
+    if not (source / RECORD).is_file():
+        raise StepError(f"{run} holds no finished export: run `tandem export` (or `tandem run`) first.")
+    fingerprint = json.loads((source / RECORD).read_text(encoding="utf-8"))["fingerprint"]
+    export = run / "export"
+    newest = max((newest_version(export / model) for model in MODELS), default=0)
+    if newest and all(_fingerprint(export / model / str(newest)) == fingerprint for model in MODELS):
+        log.info("publish: version %d is up to date", newest)
+        return newest
+    version = newest + 1
+    # The recommender last: a client that sees it finds the encoder of the same version.
+    for model in reversed(MODELS):
+        partial = export / model / f".{version}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source / model, partial, copy_function=os.link)
+        (partial / ORIGIN).parent.mkdir(exist_ok=True)
+        (partial / ORIGIN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+        partial.rename(export / model / str(version))
+    log.info("publish: version %d is at %s", version, export / MODELS[0] / str(version))
+    return version
+
+
+def newest_version(model: Path) -> int:
+    """Largest integer folder name below a model's base path; 0 if there is none."""
+    if not model.is_dir():
+        return 0
+    return max((int(path.name) for path in model.iterdir() if path.name.isdecimal() and path.is_dir()), default=0)
+
+
+def _fingerprint(version: Path) -> str | None:
+    origin = version / ORIGIN
+    return json.loads(origin.read_text(encoding="utf-8"))["fingerprint"] if origin.is_file() else None
