@@ -1,0 +1,89 @@
+"""What a shopper did, as vectors: products, event types, time gaps and positions."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tf_keras
+
+from protos.events_pb2 import EventType
+from transform.tables import PADDING
+
+# Upper ends of the time-gap buckets in seconds: 1, 2, 4 … 2²⁶ (two years).
+_GAP_BOUNDARIES = [1 << power for power in range(27)]
+GAP_BUCKETS = len(_GAP_BOUNDARIES) + 2
+HOUR_BUCKETS = 25
+EVENT_TYPE_BUCKETS = max(EventType.values()) + 1
+
+HistoryBatch = Mapping[str, tf.Tensor]
+
+
+def gap_buckets(timestamps: tf.Tensor) -> tf.Tensor:
+    """Logarithmic buckets of the time since the interaction before.
+
+    Args:
+        timestamps: int64 [B, L] seconds, 0 = unknown.
+
+    Returns:
+        int32 [B, L] in [0, GAP_BUCKETS): 0 = unknown, 1 = less than a second, then one bucket per doubling.
+    """
+    before = tf.pad(timestamps[:, :-1], [[0, 0], [1, 0]])
+    known = (timestamps > 0) & (before > 0)
+    gap = tf.maximum(timestamps - before, 0)[..., tf.newaxis]
+    bucket = 1 + tf.reduce_sum(tf.cast(gap >= tf.constant(_GAP_BOUNDARIES, tf.int64), tf.int32), axis=-1)
+    return tf.where(known, bucket, 0)
+
+
+def hour_buckets(timestamps: tf.Tensor) -> tf.Tensor:
+    """Hour of the day (UTC) plus one, int32 in [0, HOUR_BUCKETS); 0 = unknown. Takes int64 seconds of any shape."""
+    hour = tf.cast((timestamps // 3_600) % 24, tf.int32) + 1
+    return tf.where(timestamps > 0, hour, 0)
+
+
+class HistoryEmbedding(tf_keras.layers.Layer):
+    """Sum of a product's vector and learned embeddings of event type, time gap and position.
+
+    Positions count from the newest interaction, so that padding changes nothing. A padding slot gets one learned
+    vector, "nothing yet": it is what an empty history looks like, and what precedes a shopper's first interaction.
+    """
+
+    def __init__(self, dim: int, max_length: int, has_timestamps: bool, positions: bool, name: str = "history") -> None:
+        super().__init__(name=name)
+        self.dim = dim
+        self.max_length = max_length
+        self.has_timestamps = has_timestamps
+        self.type_embedding = self._embedding("type_embedding", EVENT_TYPE_BUCKETS)
+        self.nothing = self._embedding("nothing", 1)
+        self.gap_embedding = self._embedding("gap_embedding", GAP_BUCKETS) if has_timestamps else None
+        self.position_embedding = self._embedding("position_embedding", max_length) if positions else None
+
+    def _embedding(self, name: str, size: int) -> tf.Variable:
+        initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
+        return self.add_weight(name, (size, self.dim), initializer=initializer)
+
+    def call(self, items: tf.Tensor, history: HistoryBatch) -> tf.Tensor:
+        """Vectors of the slots of left-padded histories.
+
+        Args:
+            items: [B, L, dim] vectors of `history_rows`.
+            history: history_rows, history_types int32 [B, L]; history_timestamps int64 [B, L] seconds.
+
+        Returns:
+            [B, L, dim].
+
+        Raises:
+            ValueError: L is greater than the length the model was made for.
+        """
+        length = items.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"histories are {length} long, the model was made for history_length = {self.max_length}: "
+                "keep the newest interactions only."
+            )
+        # As in SASRec (Kang and McAuley 2018): products outweigh what is added to them.
+        slots = items * self.dim**0.5 + tf.gather(self.type_embedding, history["history_types"])
+        if self.gap_embedding is not None:
+            slots += tf.gather(self.gap_embedding, gap_buckets(history["history_timestamps"]))
+        if self.position_embedding is not None:
+            slots += self.position_embedding[:length][::-1]
+        valid = (history["history_rows"] > PADDING)[..., tf.newaxis]
+        return tf.where(valid, slots, self.nothing)

@@ -1,0 +1,50 @@
+"""Negatives for sampled softmax: how often each is expected, and which ones a row must not count."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from transform.tables import FIRST, PADDING
+
+
+def log_expected_counts(rows: np.ndarray, target_share: np.ndarray, from_targets: int, uniform: int) -> np.ndarray:
+    """Log of how often each product is expected among the negatives of a step.
+
+    The negatives are `from_targets` draws from the distribution of targets (in-batch negatives are such draws) and
+    `uniform` draws from all products: count(r) = from_targets · share(r) + uniform / products. The correction
+    −log count makes Σ exp(logit) over the negatives an unbiased estimate of the same sum over the catalogue.
+
+    Args:
+        rows: int [N] catalogue rows; padding gets 0.
+        target_share: float [V], share of each row among all targets, sums to 1.
+        from_targets: number of draws from the targets.
+        uniform: number of uniform draws over the products of the catalogue.
+
+    Returns:
+        float32 [N].
+    """
+    products = len(target_share) - FIRST
+    counts = from_targets * target_share[rows] + uniform / products
+    return np.where(rows >= FIRST, np.log(np.maximum(counts, 1e-30)), 0.0).astype(np.float32)
+
+
+def negative_mask(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Which negatives count for which positive: bool [P, P + U].
+
+    Not counted: padding; a negative that is the row's own positive (an accidental hit); a product that the same
+    shopper comes to later in the window, since it is another positive of the row.
+
+    Args:
+        inputs: history_rows int32 [B, L]; positive_slots int32 [P], flat indices into [B·L]; positive_rows int32 [P];
+            negative_rows int32 [U].
+    """
+    history, own = inputs["history_rows"], inputs["positive_rows"]
+    length = history.shape[1]
+    rows = tf.concat([own, inputs["negative_rows"]], axis=0)
+    slots = tf.range(length, dtype=tf.int32)[tf.newaxis, :, tf.newaxis]
+    met = history[:, :, tf.newaxis] == rows
+    last_met = tf.reduce_max(tf.where(met, slots, -1), axis=1)
+    window, slot = inputs["positive_slots"] // length, inputs["positive_slots"] % length
+    later = tf.gather(last_met, window) > slot[:, tf.newaxis]
+    return (rows > PADDING) & (rows != own[:, tf.newaxis]) & ~later

@@ -1,0 +1,115 @@
+"""Stage two: a causal transformer over the newest interactions (SASRec, Kang and McAuley 2018)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+import tf_keras
+
+from trainer.catalogue_encoder import CatalogueEncoder
+from trainer.config import RankerConfig
+from trainer.data import Catalogue
+from trainer.history import HistoryBatch, HistoryEmbedding
+from trainer.item_encoder import ItemEncoder
+from trainer.losses import sampled_softmax_loss, softmax_loss
+from trainer.model_files import load_weights, read_description
+from trainer.transformer import Block, dropout, split_seed
+from transform.tables import FIRST, PADDING
+
+
+class Ranker(tf_keras.Model):
+    """History → state; the score of a product is the dot product of the state and the fused item representation.
+
+    The bias of the last layer norm gives every product a score of its own, whatever the history: a learned popularity.
+    """
+
+    def __init__(self, catalogue: Catalogue, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.item_encoder = ItemEncoder(catalogue.schema, config.dim, config.id_dropout)
+        self.products = CatalogueEncoder(catalogue, self.item_encoder)
+        self.full_softmax = catalogue.size <= config.full_softmax_limit
+        self.history_embedding = HistoryEmbedding(
+            config.dim, config.history_length, has_timestamps=catalogue.schema.has_timestamps, positions=True
+        )
+        self.blocks = [Block(config.dim, config.heads, config.dropout, f"block_{n}") for n in range(config.blocks)]
+        self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
+        for layer in (self.history_embedding, *self.blocks, self.state_norm):
+            layer.build((None, None, config.dim))
+
+    def encode(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> tf.Tensor:
+        """States of shoppers.
+
+        Args:
+            batch: left-padded histories, newest last: history_rows, history_types int32 [B, L], history_timestamps
+                int64 [B, L] seconds.
+            table: [V, dim] from `item_table()`, which spares encoding the catalogue anew.
+
+        Returns:
+            [B, dim].
+        """
+        rows = batch["history_rows"]
+        items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
+        return self.states(items, batch)[:, -1]
+
+    def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """State at every slot, which knows that slot and those before it: items [B, L, dim] → [B, L, dim]."""
+        slot_seed, *block_seeds = split_seed(seed, 1 + len(self.blocks))
+        valid = batch["history_rows"] > PADDING
+        slots = dropout(self.history_embedding(items, batch), self.config.dropout, slot_seed)
+        for block, block_seed in zip(self.blocks, block_seeds, strict=True):
+            slots = block(slots, valid, block_seed)
+        return self.state_norm(slots)
+
+    def item_table(self) -> tf.Tensor:
+        """Fused item representations of the whole catalogue, [V, dim]: what `encode` takes as `table`."""
+        return self.products.table()
+
+    def item_vectors(self, rows: tf.Tensor) -> tf.Tensor:
+        """Vectors of catalogue rows as `score` takes them: int32 [N] → [N, dim]."""
+        return self.products.vectors(rows)
+
+    def score(self, state: tf.Tensor, candidate_vectors: tf.Tensor) -> tf.Tensor:
+        """Scores of candidates: state [B, dim], candidate_vectors [B, C, dim] → [B, C]."""
+        return tf.einsum("bd,bcd->bc", state, candidate_vectors)
+
+    def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Mean next-item softmax loss (nats) over the slots that have a target.
+
+        Args:
+            inputs: what `trainer.ranker_training` makes: histories [B, L]; targets int32 [B, L] (0 = none); above the
+                limit of the full softmax negative_rows int32 [N] and negative_log_counts [N]; seed int32 [2].
+            training: drops out, and hides ids.
+        """
+        item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
+        rows, targets = inputs["history_rows"], tf.reshape(inputs["targets"], [-1])
+        if self.full_softmax:
+            table = self.products.table(training, item_seed)
+            states = self._flat(self.states(tf.gather(table, rows), inputs, seed))
+            return softmax_loss(states, table[FIRST:], targets - FIRST)
+        items, target_items, negative_items = self.products.gather(
+            [rows, targets, inputs["negative_rows"]], training, item_seed
+        )
+        return sampled_softmax_loss(
+            self._flat(self.states(items, inputs, seed)),
+            target_items,
+            negative_items,
+            inputs["negative_log_counts"],
+            targets,
+            inputs["negative_rows"],
+        )
+
+    def _flat(self, states: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(states, [-1, self.config.dim])
+
+
+def load_ranker(directory: Path, catalogue: Catalogue) -> Ranker:
+    """The model that `tandem train-ranker` left in `directory`, over the products of `catalogue`.
+
+    Raises:
+        ModelFilesError: `directory` holds none, or one for another feature schema.
+    """
+    config = RankerConfig(**read_description(directory, "ranker", catalogue.schema))
+    model = Ranker(catalogue, config)
+    load_weights(directory, model)
+    return model

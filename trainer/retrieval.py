@@ -1,0 +1,166 @@
+"""Stage one: a query tower over history and context beside an item tower, trained by sampled softmax."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+import tf_keras
+
+from trainer.catalogue_encoder import CatalogueEncoder
+from trainer.config import RetrievalConfig
+from trainer.data import Catalogue
+from trainer.history import HOUR_BUCKETS, HistoryBatch, HistoryEmbedding, hour_buckets
+from trainer.item_encoder import ItemEncoder
+from trainer.model_files import load_weights, read_description
+from trainer.negatives import negative_mask
+from trainer.pooling import CausalPooling
+from trainer.transformer import dropout, split_seed
+from transform.tables import PADDING
+
+_CONTEXT_FEATURES = ("device", "region")
+
+
+class RetrievalModel(tfrs.models.Model):
+    """Two towers on one sphere; the score of a product is the dot product of its vector and the query's.
+
+    Query tower: pooled causal attention over the history, the newest product and the context → MLP → norm 1. It reads
+    no user id, so a new visitor works from the first click. Item tower: fused item representation → linear → norm 1.
+
+    Attributes:
+        temperature: divides the scores in the loss.
+    """
+
+    def __init__(self, catalogue: Catalogue, config: RetrievalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.temperature = config.temperature
+        schema = catalogue.schema
+        self.item_encoder = ItemEncoder(schema, config.dim, config.id_dropout)
+        self.products = CatalogueEncoder(catalogue, self.item_encoder)
+        self.history_embedding = HistoryEmbedding(
+            config.dim, config.history_length, has_timestamps=schema.has_timestamps, positions=False
+        )
+        self.pooling = CausalPooling(config.dim, config.heads, config.history_length)
+        self.has_timestamps = schema.has_timestamps
+        self.context_features = tuple(feature.name for feature in schema.context if feature.name in _CONTEXT_FEATURES)
+        sizes = {feature.name: int(feature.vocabulary_size) for feature in schema.context}
+        self.context_embeddings = {name: self._embedding(name, sizes[name]) for name in self.context_features}
+        if self.has_timestamps:
+            self.hour_embedding = self._embedding("hour", HOUR_BUCKETS)
+        self.query_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="query_norm")
+        self.query_hidden = tf_keras.layers.Dense(4 * config.dim, activation="gelu", name="query_hidden")
+        self.query_output = tf_keras.layers.Dense(config.dim, name="query_output")
+        self.item_projection = tf_keras.layers.Dense(config.dim, use_bias=False, name="item_projection")
+        self.retrieval_task = tfrs.tasks.Retrieval()
+        self._build_layers()
+
+    def query_embeddings(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> tf.Tensor:
+        """Queries of shoppers.
+
+        Args:
+            batch: left-padded histories, newest last: history_rows, history_types int32 [B, L], history_timestamps
+                int64 [B, L] seconds; context_timestamp int64 [B], context_device, context_region int32 [B].
+            table: [V, dim] from `item_table()`, which spares encoding the catalogue anew.
+
+        Returns:
+            [B, dim], each of norm 1.
+        """
+        rows = batch["history_rows"]
+        items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
+        pooled = self.pooling(self.history_embedding(items, batch), rows > PADDING, newest_only=True)[:, 0]
+        return self._query(pooled, items[:, -1], batch)
+
+    def item_table(self) -> tf.Tensor:
+        """Fused item representations of the whole catalogue, [V, dim]: what `query_embeddings` takes as `table`."""
+        return self.products.table()
+
+    def candidate_embeddings(self, rows: tf.Tensor) -> tf.Tensor:
+        """Vectors of catalogue rows, int32 [N] → [N, dim], each of norm 1."""
+        return self.project_items(self.products.vectors(rows))
+
+    def project_items(self, items: tf.Tensor) -> tf.Tensor:
+        """The item tower above the fused item representation: [N, dim] → [N, dim], each of norm 1."""
+        return tf.math.l2_normalize(self.item_projection(items), axis=-1, epsilon=1e-12)
+
+    def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Mean sampled softmax loss (nats) over the step's positives.
+
+        Candidates are the positives, the positives once more as one another's negatives, and the uniform negatives.
+        A negative's logit is corrected by −log of its expected count among the negatives; the row's own positive is
+        not, since it is there for certain. The partition function is then estimated without bias (Khrylchenko et al.
+        2025, "Correcting the LogQ correction"). TFRS's own correction clips probabilities at 1e-6 and corrects the
+        positive too; ours rides in one more dimension: [query/τ, 1] · [item, −log count].
+
+        Args:
+            inputs: what `trainer.retrieval_training` makes: histories [B, L]; positive_slots int32 [P], flat indices
+                into [B·L]; positive_rows int32 [P] (0 = none); negative_rows int32 [U]; negative_log_counts [P + U];
+                the context of each positive [P]; seed int32 [2].
+            training: drops out, and hides ids.
+        """
+        item_seed, slot_seed, query_seed = split_seed(inputs["seed"] if training else None, 3)
+        rows, positives, negatives = inputs["history_rows"], inputs["positive_rows"], inputs["negative_rows"]
+        items, positive_items, negative_items = self.products.gather(
+            [rows, positives, negatives], training and item_seed is not None, item_seed
+        )
+        slots = dropout(self.history_embedding(items, inputs), self.config.dropout, slot_seed)
+        pooled = self.pooling(slots, rows > PADDING)
+        chosen = [
+            tf.gather(tf.reshape(part, [-1, self.config.dim]), inputs["positive_slots"]) for part in (pooled, items)
+        ]
+        queries = self._query(chosen[0], chosen[1], inputs, query_seed)
+
+        candidates = self.project_items(tf.concat([positive_items, positive_items, negative_items], axis=0))
+        count = tf.shape(positives)[0]
+        log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
+        ones = tf.ones([count, 1])
+        weights = tf.cast(positives > PADDING, tf.float32)
+        loss = self.retrieval_task(
+            tf.concat([queries / self.temperature, ones], axis=1),
+            tf.concat([candidates, -log_counts[:, tf.newaxis]], axis=1),
+            sample_weight=weights,
+            score_mask=tf.concat([tf.eye(count, dtype=tf.bool), negative_mask(inputs)], axis=1),
+            compute_metrics=False,
+        )
+        return loss / tf.maximum(tf.reduce_sum(weights), 1.0)
+
+    def _query(
+        self, pooled: tf.Tensor, newest: tf.Tensor, context: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """[N, dim], [N, dim] and context [N] → [N, dim] of norm 1."""
+        parts = [pooled, newest * self.config.dim**0.5]
+        if self.has_timestamps:
+            parts.append(tf.gather(self.hour_embedding, hour_buckets(context["context_timestamp"])))
+        parts += [
+            tf.gather(self.context_embeddings[name], context[f"context_{name}"]) for name in self.context_features
+        ]
+        hidden = self.query_hidden(self.query_norm(tf.concat(parts, axis=-1)))
+        query = self.query_output(dropout(hidden, self.config.dropout, seed))
+        # The residual starts the query near the products of the history, whose vectors the item tower shares.
+        return tf.math.l2_normalize(query + self.item_projection(newest), axis=-1, epsilon=1e-12)
+
+    def _embedding(self, name: str, size: int) -> tf.Variable:
+        initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
+        return self.add_weight(f"{name}_embedding", (size, self.config.dim), initializer=initializer)
+
+    def _build_layers(self) -> None:
+        dim = self.config.dim
+        parts = 2 + self.has_timestamps + len(self.context_features)
+        self.history_embedding.build(None)
+        self.pooling.build(None)
+        self.query_norm.build((None, parts * dim))
+        self.query_hidden.build((None, parts * dim))
+        self.query_output.build((None, 4 * dim))
+        self.item_projection.build((None, dim))
+
+
+def load_retrieval(directory: Path, catalogue: Catalogue) -> RetrievalModel:
+    """The model that `tandem train-retrieval` left in `directory`, over the products of `catalogue`.
+
+    Raises:
+        ModelFilesError: `directory` holds none, or one for another feature schema.
+    """
+    config = RetrievalConfig(**read_description(directory, "retrieval", catalogue.schema))
+    model = RetrievalModel(catalogue, config)
+    load_weights(directory, model)
+    return model
