@@ -36,10 +36,10 @@ class _Violation:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`. Did you mean 'x'?` for the most similar known name, or an empty string if none is similar."""
+    """` Did you mean 'x'?` for the most similar known name, or an empty string if none is similar."""
     by_folded = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(name.lower(), by_folded, n=1)
-    return f". Did you mean {by_folded[found[0]]!r}?" if found else ""
+    return f" Did you mean {by_folded[found[0]]!r}?" if found else ""
 
 
 def reason(column: str, rule: str, received: object, advice: str = "") -> str:
@@ -70,7 +70,7 @@ def conform(table: pa.Table, name: str, where: str) -> pa.Table:
         if column not in table.column_names:
             raise DataError(
                 f"{where}: column {column!r} of the table {name!r} is missing, the file has "
-                f"{table.column_names}{nearest(column, table.column_names)} "
+                f"{table.column_names}.{nearest(column, table.column_names)} "
                 "Bring foreign columns to the canonical names with `tandem import table`."
             )
     for column in table.column_names:
@@ -78,7 +78,7 @@ def conform(table: pa.Table, name: str, where: str) -> pa.Table:
             raise DataError(f"{where}: column {column!r} occurs more than once.")
         if column not in schema.names:
             raise DataError(
-                f"{where}: column {column!r} is not one of the table {name!r} ({', '.join(schema.names)})"
+                f"{where}: column {column!r} is not one of the table {name!r} ({', '.join(schema.names)})."
                 f"{nearest(column, schema.names)} Keep it as an attribute with `tandem import table`."
             )
     present = [field for field in schema if field.name in table.column_names]
@@ -216,7 +216,8 @@ def _event_violations(table: pa.Table, now: int, max_future_seconds: int) -> Ite
     yield from _id_violations(table, "user_id", never)
     yield from _id_violations(table, "item_id", may_be_null=_mask(pc.equal(types, "search")))
     known = pc.is_in(types, value_set=pa.array(EVENT_TYPES))
-    yield _Violation("type", f"must be one of {', '.join(EVENT_TYPES)}", ~_mask(known))
+    advice = "Rename it on import: `values: {type: {buy: purchase}}` in the map file."
+    yield _Violation("type", f"must be one of {', '.join(EVENT_TYPES)}", ~_mask(known), advice)
     if "timestamp" in table.column_names:
         yield from _timestamp_violations(table, now, max_future_seconds)
     yield from _number_violations(table, ("quantity", "price", "position"))
