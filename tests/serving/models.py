@@ -1,0 +1,165 @@
+"""Small SavedModels with known answers, and broken ones."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+HISTORY_LENGTH = 5
+CANDIDATES = 4
+EXCLUDE_LENGTH = 3
+ITEMS = ("sku-1", "sku-2", "sku-3", "sku-4", "sku-5", "sku-6")
+
+
+class Scaler(tf.Module):
+    """y = factor · x, with an optional shift; the padding makes it as large as a real model."""
+
+    def __init__(self, factor: float, megabytes: int = 0, width: int = 2) -> None:
+        super().__init__()
+        self.factor = tf.Variable(factor, dtype=tf.float32)
+        self.padding = tf.Variable(np.ones(max(megabytes << 18, 1), np.float32))
+        self.width = width
+
+    def save(self, directory: Path) -> Path:
+        """Writes `serving_default` (x [B, width], shift [B] = 0 → y [B, width], total [B]) and `greet` [B] → [B]."""
+        no_shift = tf.constant([0.0])
+
+        # Defaults reach SignatureDef.defaults only from constants in the argument list of a tf.function.
+        @tf.function(input_signature=[_spec([None, self.width], tf.float32, "x"), _spec([None], tf.float32, "shift")])
+        def scale(x: tf.Tensor, shift: tf.Tensor = no_shift) -> dict[str, tf.Tensor]:
+            y = x * self.factor * self.padding[0] + shift[:, tf.newaxis]
+            return {"y": y, "total": tf.reduce_sum(y, axis=1)}
+
+        @tf.function(input_signature=[_spec([None], tf.string, "name")])
+        def greet(name: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"greeting": tf.strings.join(["hello ", name])}
+
+        tf.saved_model.save(self, str(directory), signatures={"serving_default": scale, "greet": greet})
+        return directory
+
+
+class TinyRecommender(tf.Module):
+    """The signatures of a real recommender with an answer anyone can see.
+
+    Products are sku-1 … sku-6, kept in a table as a real model does. The score of a product is its place in the
+    history (1 = oldest slot), 0 where it isn't in it, and products of the exclude list go last with score -1.
+    """
+
+    def __init__(self, history_length: int = HISTORY_LENGTH) -> None:
+        super().__init__()
+        self.items = tf.constant(ITEMS)
+        self.history_length = history_length
+        self.weight = tf.Variable(1.0)
+
+    def scores(self, products: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
+        """Scores [B, P] of products [B, P] given histories [B, L]."""
+        places = tf.range(1, self.history_length + 1, dtype=tf.float32) * self.weight
+        same = tf.cast(products[:, :, tf.newaxis] == history[:, tf.newaxis, :], tf.float32)
+        excluded = tf.reduce_any(products[:, :, tf.newaxis] == exclude[:, tf.newaxis, :], axis=2)
+        return tf.where(excluded, -1.0, tf.reduce_max(same * places, axis=2))
+
+    def best(self, products: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Products [B, P] sorted by score, ties in their own order."""
+        scores = self.scores(products, history, exclude)
+        order = tf.argsort(scores, axis=1, direction="DESCENDING", stable=True)
+        return {
+            "item_ids": tf.gather(products, order, batch_dims=1),
+            "scores": tf.gather(scores, order, batch_dims=1),
+        }
+
+    def save(self, directory: Path) -> Path:
+        """Writes recommend (= serving_default), retrieve, rank, similar_items and embed_user."""
+        length = self.history_length
+        ids = _spec([None, length], tf.string, "history_item_ids")
+        types = _spec([None, length], tf.string, "history_event_types")
+        times = _spec([None, length], tf.int64, "history_timestamps")
+        now = _spec([None], tf.int64, "context_timestamp")
+        exclude = _spec([None, EXCLUDE_LENGTH], tf.string, "exclude_item_ids")
+        candidates = _spec([None, CANDIDATES], tf.string, "candidate_item_ids")
+        item = _spec([None], tf.string, "item_ids")
+        no_types = tf.constant([[""] * length])
+        no_times = tf.constant([[0] * length], tf.int64)
+        no_time = tf.constant([0], tf.int64)
+        no_exclude = tf.constant([[""] * EXCLUDE_LENGTH])
+
+        @tf.function(input_signature=[ids, types, times, now, exclude])
+        def recommend(
+            history_item_ids: tf.Tensor,
+            history_event_types: tf.Tensor = no_types,
+            history_timestamps: tf.Tensor = no_times,
+            context_timestamp: tf.Tensor = no_time,
+            exclude_item_ids: tf.Tensor = no_exclude,
+        ) -> dict[str, tf.Tensor]:
+            rows = tf.shape(history_item_ids)[0]
+            answer = self.best(tf.tile(self.items[tf.newaxis], [rows, 1]), history_item_ids, exclude_item_ids)
+            # The newest event's age and type shift all scores, so that a test sees that they arrived.
+            age = tf.cast(context_timestamp - history_timestamps[:, -1], tf.float32) / 1000.0
+            bought = tf.cast(history_event_types[:, -1] == "purchase", tf.float32) * 100.0
+            return answer | {"scores": answer["scores"] + (age + bought)[:, tf.newaxis]}
+
+        @tf.function(input_signature=[ids, candidates, exclude])
+        def rank(
+            history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, exclude_item_ids: tf.Tensor = no_exclude
+        ) -> dict[str, tf.Tensor]:
+            return self.best(candidate_item_ids, history_item_ids, exclude_item_ids)
+
+        @tf.function(input_signature=[item])
+        def similar_items(item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            products = tf.tile(self.items[tf.newaxis], [tf.shape(item_ids)[0], 1])
+            alone = item_ids[:, tf.newaxis]
+            return self.best(products, tf.tile(alone, [1, length]), alone)
+
+        @tf.function(input_signature=[ids])
+        def embed_user(history_item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            known = tf.cast(history_item_ids[:, :, tf.newaxis] == self.items[tf.newaxis, tf.newaxis], tf.float32)
+            return {"embedding": tf.reduce_sum(known, axis=1) * self.weight}
+
+        signatures = {"serving_default": recommend, "recommend": recommend, "retrieve": recommend, "rank": rank}
+        signatures |= {"similar_items": similar_items, "embed_user": embed_user}
+        tf.saved_model.save(self, str(directory), signatures=signatures)
+        return directory
+
+
+def truncate_variables(directory: Path) -> Path:
+    """A version whose copy broke off: the values of its variables are cut short."""
+    (data,) = directory.glob("variables/variables.data-*")
+    os.truncate(data, data.stat().st_size // 2)
+    return directory
+
+
+def ask_for_unknown_op(directory: Path) -> Path:
+    """A version that needs an op nobody has registered (as ScaNN's are where the library is missing)."""
+    path = directory / "saved_model.pb"
+    graph = path.read_bytes()
+    assert b"StringJoin" in graph
+    path.write_bytes(graph.replace(b"StringJoin", b"StringJo1n"))
+    return directory
+
+
+def add_warm_up(directory: Path, requests: Sequence[PredictRequest]) -> Path:
+    """Writes the requests where a server looks for its warm-up."""
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in requests:
+            log = PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+    return directory
+
+
+def publish(saved: Path, base_path: Path, version: int) -> Path:
+    """Puts a version under its base path in one step."""
+    base_path.mkdir(parents=True, exist_ok=True)
+    whole = base_path / f"copy-of-{version}"
+    shutil.copytree(saved, whole)
+    return whole.rename(base_path / str(version))
+
+
+def _spec(shape: list[int | None], dtype: tf.DType, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype, name=name)
