@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data import load_catalogue
-from transform.simulator import TRUTH_FILE, Oracle
+from transform.simulator import Oracle
+from transform.simulator.truth import TRUTH_FILE
 
 
 class CatalogueOracle:
-    """Expected next-choice probabilities of the simulated shoppers, in catalogue rows."""
+    """Expected choice probabilities of the simulated shoppers, in catalogue rows."""
 
     def __init__(self, oracle: Oracle, item_ids: Sequence[str]) -> None:
         self._oracle = oracle
@@ -19,9 +20,12 @@ class CatalogueOracle:
         self._rows = np.array([row_of[item] for item in oracle.item_ids], np.int64)
 
     def scores(self, user_ids: Sequence[str], context_timestamps: np.ndarray) -> np.ndarray:
-        """float64 [B, V]: the probability of each product as the next choice at a time (seconds, int64 [B])."""
+        """float64 [B, V]: the probability of each product as a choice in a session at a time (seconds, int64 [B]).
+
+        Of a whole session, not of its first choice alone: what is evaluated is everything a shopper does later.
+        """
         scores = np.zeros((len(user_ids), self._size))
-        scores[:, self._rows] = self._oracle.choice_probabilities(user_ids, context_timestamps)
+        scores[:, self._rows] = self._oracle.session_probabilities(user_ids, context_timestamps)
         return scores
 
 

@@ -50,11 +50,14 @@ def _evaluate(config: Config, place: Place) -> None:
 
 
 def _export(config: Config, place: Place) -> None:
+    from pipeline.answer_table import PRODUCTS_FILE, write_product_lookup
     from pipeline.projector import write_projector
+    from trainer.data import load_catalogue
     from trainer.export import export
 
     models = (place.step("transform"), place.step("train-retrieval"), place.step("train-ranker"))
     export(*models, place.output, config.export, place.log_dir("export"))
+    write_product_lookup(load_catalogue(place.step("transform")), place.output / PRODUCTS_FILE)
     write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from pipeline.cli import main
-from pipeline.recommend import example_histories
+from pipeline.recommend import example_shopper, shopper_history
 
 RUN = Path("runs/demo")
 DATA = RUN / "data"
@@ -24,11 +24,16 @@ def demo() -> int:
         [sys.executable, "-m", "pipeline.cli", "serve", str(RUN), "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     try:
-        target = _target(server)
-        for history in example_histories(RUN, 2):
-            if status := main(
-                ["recommend", "--target", target, "--run", str(RUN), "-k", "10", "--history", ",".join(history)]
-            ):
+        ask = ["recommend", "--target", _target(server), "--run", str(RUN), "-k", "10"]
+        shopper = example_shopper(RUN)
+        newest = shopper_history(RUN, shopper).item_ids[-1]
+        for who, arguments in (
+            (f"shopper {shopper}", ["--user", shopper]),
+            ("a visitor after one click", ["--history", newest]),
+            ("a new visitor", ["--history", ""]),
+        ):
+            print(f"\nRecommendations over gRPC for {who}", flush=True)
+            if status := main([*ask, *arguments]):
                 return status
     finally:
         server.terminate()

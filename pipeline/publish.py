@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from pipeline.answer_table import PRODUCTS_FILE
 from pipeline.runner import RECORD, StepError, step_directory
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,16 @@ def publish(run: Path) -> int:
         (partial / ORIGIN).parent.mkdir(exist_ok=True)
         (partial / ORIGIN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
         partial.rename(export / model / str(version))
+    _link(source / PRODUCTS_FILE, run / PRODUCTS_FILE)
     log.info("publish: version %d is at %s", version, export / MODELS[0] / str(version))
     return version
+
+
+def _link(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.link(source, partial)
+    os.replace(partial, target)
 
 
 def newest_version(model: Path) -> int:

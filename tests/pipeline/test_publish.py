@@ -16,6 +16,8 @@ def finish_export(run: Path, fingerprint: str, content: str) -> None:
         # As the runner does, a new file takes the old one's place: published hard links keep the old content.
         (step / model / "saved_model.pb").unlink(missing_ok=True)
         (step / model / "saved_model.pb").write_text(content)
+    (step / "products.parquet").unlink(missing_ok=True)
+    (step / "products.parquet").write_text(content)
     (step / "step.json").write_text(json.dumps({"fingerprint": fingerprint}))
 
 
@@ -25,6 +27,7 @@ def test_versions_count_up_and_old_ones_stay_whole(tmp_path: Path) -> None:
     finish_export(tmp_path, "b", "two")
     assert publish(tmp_path) == 2
     export = tmp_path / "export" / "recommender"
+    assert (tmp_path / "products.parquet").read_text() == "two"
     assert (export / "1" / "saved_model.pb").read_text() == "one"
     assert (export / "2" / "saved_model.pb").read_text() == "two"
     assert (tmp_path / "export" / "item_encoder" / "2" / "saved_model.pb").read_text() == "two"
