@@ -1,6 +1,6 @@
 """Turns source columns of any type into canonical values: text, numbers, times, attributes. Vectorised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,6 +24,14 @@ class Parsed:
 
     values: pa.Array
     reasons: Mapping[int, str]
+
+
+def first_reasons(parsed: Iterable[Parsed]) -> dict[int, str]:
+    """Row → reason of the first column that has one."""
+    reasons: dict[int, str] = {}
+    for column in parsed:
+        reasons = {**column.reasons, **reasons}
+    return reasons
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,11 @@ def parse_times(name: str, column: Column, time_format: TimeFormat, missing: Seq
     text = as_text(array, missing)
     absent = pc.is_null(text).to_numpy(zero_copy_only=False)
     if time_format.timestamp_format is not None:
-        moments = pd.to_datetime(text.to_pandas(), format=time_format.timestamp_format, errors="coerce")
-        aware = moments if getattr(moments.dt, "tz", None) is not None else _localise(moments, time_format.timezone)
-        seconds = _epoch_seconds(pd.to_datetime(aware, utc=True))
+        offset = "%z" in time_format.timestamp_format
+        moments = pd.to_datetime(
+            text.to_pandas(), format=time_format.timestamp_format, errors="coerce", utc=offset or None
+        )
+        seconds = _epoch_seconds(moments if offset else _localise(moments, time_format.timezone))
         rule = f"must be written as {time_format.timestamp_format} (timestamp_format)"
     else:
         seconds = _iso_or_number(text, time_format)
@@ -201,3 +211,11 @@ def attributes(named: Mapping[str, Column], ready: Column | None = None, missing
     order = np.argsort(owners, kind="stable")
     offsets = np.searchsorted(owners[order], np.arange(rows + 1))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.concat_arrays(texts).take(pa.array(order)))
+
+
+def out_of_range(parsed: Parsed, name: str, lowest: float, highest: float) -> Parsed:
+    """`parsed` where numbers are missing or outside of [lowest, highest] are wrong, too."""
+    inside = pc.and_(pc.greater_equal(parsed.values, lowest), pc.less_equal(parsed.values, highest))
+    outside = ~pc.fill_null(inside, False).to_numpy(zero_copy_only=False)
+    found = _reasons(name, f"must be {lowest} to {highest}", parsed.values, outside)
+    return Parsed(parsed.values, {**found, **parsed.reasons})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from transform.import_columns import (
     as_text,
     attributes,
     category_path,
+    first_reasons,
     is_scalar,
     is_text_list,
     one_line,
@@ -58,10 +60,19 @@ def resolve_columns(
 
 
 def extra_attributes(
-    batch: SourceBatch, file: Path, used: set[str], missing: Sequence[str], ready: str | None
+    batch: SourceBatch,
+    file: Path,
+    used: set[str],
+    missing: Sequence[str],
+    ready: str | None,
+    split: Mapping[str, str] = MappingProxyType({}),
 ) -> pa.Array:
-    """Every column that nothing else uses, as lists of "name=value" [rows]; `ready`: a column of such lists."""
+    """Every column that nothing else uses, as lists of "name=value" [rows].
+
+    `ready`: a column that holds such lists. `split`: column → what separates its several values.
+    """
     named = {name: batch.columns.column(name) for name in batch.columns.column_names if name not in used}
+    named |= {name: pc.split_pattern(as_text(named[name]), mark) for name, mark in split.items() if name in named}
     for name, column in named.items():
         if not (is_scalar(column.type) or is_text_list(column.type)):
             raise DataError(
@@ -103,27 +114,21 @@ def import_items(writer: CanonicalWriter, file: Path, mapping: TableMap) -> None
     resolved = resolve_columns(file, source_columns(file, options), mapping.items.columns, ITEMS.names, "item_id")
     tables, lines = [], []
     for batch in read_batches(file, options):
-        writer.reject(
-            "items",
-            file,
-            [bad.line for bad in batch.malformed],
-            [bad.reason for bad in batch.malformed],
-            [bad.text for bad in batch.malformed],
-        )
+        writer.reject_malformed("items", file, batch.malformed)
         parsed = {name: _item_column(name, batch, file, source, mapping) for name, source in resolved.items()}
         table = pa.table({name: column.values for name, column in parsed.items()})
         used = {*resolved.values(), *mapping.ignore}
-        found = extra_attributes(batch, file, used, mapping.missing, resolved.get("attributes"))
+        found = extra_attributes(batch, file, used, mapping.missing, resolved.get("attributes"), mapping.items.split)
         if "attributes" in resolved:
             table = table.drop(["attributes"])
         table = table.append_column("attributes", found)
-        bad = {row: why for column in reversed(parsed.values()) for row, why in column.reasons.items()}
-        rows = sorted(bad)
-        rejected = batch.columns.take(pa.array(rows, pa.int64())).to_pylist()
-        writer.reject("items", file, batch.lines[rows].tolist(), [bad[row] for row in rows], rejected)
-        good = np.setdiff1d(np.arange(table.num_rows), rows)
+        reasons = first_reasons(parsed.values())
+        writer.reject_unparsed("items", file, batch, reasons)
+        good = np.setdiff1d(np.arange(table.num_rows), list(reasons))
         tables.append(table.take(pa.array(good)))
         lines.append(batch.lines[good])
+    if not sum(map(len, lines)):
+        raise DataError(f"{file}: no row can be read.")
     whole = pa.concat_tables(tables)
     if not any(len(entries) for entries in whole.column("attributes").to_pylist()):
         whole = whole.drop(["attributes"])
@@ -148,7 +153,7 @@ def _item_column(name: str, batch: SourceBatch, file: Path, source: str, mapping
         text = id_text(text, name, mapping)
     if name == "category":
         text = category_path(text, mapping.items.category_separator)
-    return Parsed(one_line(text) if name == "brand" else text, {})
+    return Parsed(one_line(text) if name in ("brand", "title") else text, {})
 
 
 def id_text(text: pa.Array, name: str, mapping: TableMap) -> pa.Array:

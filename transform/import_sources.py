@@ -154,11 +154,11 @@ def line_batches(path: Path, encoding: str) -> Iterator[tuple[np.ndarray, pa.Arr
     first, any_line = 1, False
     for block in _line_blocks(path):
         try:
-            lines = [line.rstrip("\r\n") for line in codecs.decode(b"".join(block), encoding).split("\n")]
+            text = codecs.decode(b"".join(block), encoding)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not {encoding} text: {error}.") from error
-        if lines[-1] == "" and len(lines) == len(block) + 1:
-            lines.pop()
+        # A byte order mark belongs to no line.
+        lines = [line.rstrip("\r") for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
         texts = pa.array(lines, pa.string())
         filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
         numbers = np.arange(first, first + len(lines))[filled.to_numpy(zero_copy_only=False)]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from transform.checks import DataError, nearest
 from transform.derived_items import DerivedItems
-from transform.import_columns import Parsed, TimeFormat, as_text, one_line, parse_numbers, parse_times
+from transform.import_columns import Parsed, TimeFormat, as_text, first_reasons, one_line, parse_numbers, parse_times
 from transform.import_items import extra_attributes, id_text, import_items, resolve_columns, scalar_column
 from transform.import_sources import SourceBatch, file_format, read_batches, source_columns, source_files
 from transform.import_tables import CanonicalWriter
@@ -148,13 +148,7 @@ def _import_file(
     rows = 0
     for batch in read_batches(layout.file, mapping.read_options()):
         rows += len(batch.lines) + len(batch.malformed)
-        writer.reject(
-            "events",
-            layout.file,
-            [bad.line for bad in batch.malformed],
-            [bad.reason for bad in batch.malformed],
-            [bad.text for bad in batch.malformed],
-        )
+        writer.reject_malformed("events", layout.file, batch.malformed)
         if len(batch.lines):
             _import_batch(writer, batch, layout, mapping, columns, cut, derived)
     if not rows:
@@ -175,13 +169,9 @@ def _import_batch(
     for name, fits in _dropped(parsed, batch, layout, mapping, cut):
         writer.drop("events", name, int((fits & ~out_of_it).sum()))
         out_of_it |= fits
-    reasons: dict[int, str] = {}
-    for column in parsed.values():
-        reasons |= {row: why for row, why in column.reasons.items() if row not in reasons and not out_of_it[row]}
-    bad = np.array(sorted(reasons), dtype=np.int64)
-    rejected = batch.columns.take(pa.array(bad)).to_pylist()
-    writer.reject("events", layout.file, batch.lines[bad], [reasons[row] for row in bad.tolist()], rejected)
-    out_of_it[bad] = True
+    reasons = {row: why for row, why in first_reasons(parsed.values()).items() if not out_of_it[row]}
+    writer.reject_unparsed("events", layout.file, batch, reasons)
+    out_of_it[list(reasons)] = True
     rest = np.flatnonzero(~out_of_it)
     table = pa.table({name: column.values for name, column in parsed.items()}).take(pa.array(rest))
     kept = writer.events(table, layout.file, batch.lines[rest])
@@ -272,4 +262,4 @@ def _derived_column(
     values = parsed[column].values if column in parsed else scalar_column(batch, layout.file, column)
     if name == "price":
         return parse_numbers(name, values, pa.float64(), mapping.missing).values
-    return as_text(values, mapping.missing)
+    return one_line(as_text(values, mapping.missing))

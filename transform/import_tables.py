@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transform.checks import DataError, check_events, check_items, check_users, conform, count_reasons
+from transform.import_sources import Malformed, SourceBatch
 
 REPORT = "dataset.json"
 DEAD_LETTER = "dead_letter"
@@ -162,6 +163,17 @@ class CanonicalWriter:
             if len(shown) < _SHOWN_REASONS:
                 shown.append(f"  {file}:{line}: {reason}")
         self._counts.setdefault(table, TableCounts()).rejected.update(count_reasons(reasons))
+
+    def reject_malformed(self, table: str, file: Path, malformed: Sequence[Malformed]) -> None:
+        """Sends rows without columns to the dead letter."""
+        lines, reasons, texts = ([getattr(bad, name) for bad in malformed] for name in ("line", "reason", "text"))
+        self.reject(table, file, lines, reasons, texts)
+
+    def reject_unparsed(self, table: str, file: Path, batch: SourceBatch, reasons: Mapping[int, str]) -> None:
+        """Sends rows of `batch`, each with its reason, to the dead letter as they stand in the source."""
+        rows = sorted(reasons)
+        values = batch.columns.take(pa.array(rows, pa.int64())).to_pylist()
+        self.reject(table, file, batch.lines[rows].tolist(), [reasons[row] for row in rows], values)
 
     def _with_lines(self, name: str, table: pa.Table, file: Path, lines: np.ndarray) -> pa.Table:
         return conform(table, name, str(file)).append_column("line", pa.array(lines, pa.int64()))

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from transform.checks import DataError, nearest
@@ -59,6 +62,8 @@ class ItemsMap:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # What separates the levels of a category in the source.
     category_separator: str = ">"
+    # Source column with several values in one text → what separates them; each becomes an attribute.
+    split: Mapping[str, str] = field(default_factory=dict)
     from_events: Mapping[str, DerivedField] = field(default_factory=dict)
 
 
@@ -248,6 +253,11 @@ def _scalar(name: str, value: Any, where: str) -> str:
     choices = _CHOICES.get(name)
     if choices and value not in choices:
         raise DataError(f"{where}: {name} must be one of {', '.join(choices)}, received {value!r}.")
+    if name == "timestamp_format":
+        try:
+            pd.to_datetime([datetime.datetime.now(datetime.UTC).strftime(value)], format=value)
+        except ValueError as error:
+            raise DataError(f"{where}: timestamp_format can't be {value!r}: {error}.") from error
     if name == "timezone":
         try:
             zoneinfo.ZoneInfo(value)
@@ -267,6 +277,13 @@ def _drop_rule(name: str, loaded: Any, where: str) -> DropRule:
         value = _seconds(value, f"{where}: {condition}")
         if section["column"] != "timestamp":
             raise DataError(f"{where}: {condition} is for the column 'timestamp', received {section['column']!r}.")
+    if condition == "matches" and isinstance(value, str):
+        try:
+            pc.match_substring_regex(pa.array([""]), value)
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{where}: matches is not a regular expression (RE2), received {value!r}: {error}"
+            ) from error
     fits = {
         "matches": isinstance(value, str),
         "is_in": isinstance(value, list) and bool(value),
@@ -303,6 +320,7 @@ def _items_map(loaded: Any, where: str) -> ItemsMap:
     return ItemsMap(
         columns=_columns(section.get("columns", {}), f"{where}: columns", ITEMS.names),
         category_separator=_scalar("category_separator", section.get("category_separator", ">"), where),
+        split=_texts(section.get("split", {}), f"{where}: split", None),
         from_events=derived,
     )
 
