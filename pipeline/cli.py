@@ -92,11 +92,11 @@ def _add_import(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
     parser.add_argument("format", choices=("movielens", "sequences", "table"))
     parser.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="file(s), or the folder of a MovieLens set")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for events.parquet, items.parquet …")
-    parser.add_argument("--config", default=None, help="table: YAML column map, or the name of a shipped one")
+    parser.add_argument("--config", default=None, help="column map: a YAML file, or the name of a shipped one")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="OURS=THEIRS", help="table: one column, user_id=CustomerID"
+        "--map", action="append", default=[], metavar="OURS=THEIRS", help="one column, user_id=CustomerID; a constant, type==purchase"
     )
-    parser.add_argument("--items", type=Path, default=None, help="sequences: table of products (CSV, TSV, Parquet)")
+    parser.add_argument("--items", type=Path, default=None, help="file of products (CSV, TSV, JSON lines, Parquet)")
     parser.add_argument("--max-bad-share", type=float, default=0.01, help="stop if more of the rows are bad")
 
 
