@@ -29,6 +29,33 @@ def log_expected_counts(rows: np.ndarray, target_share: np.ndarray, from_targets
     return np.where(rows >= FIRST, np.log(np.maximum(counts, 1e-30)), 0.0).astype(np.float32)
 
 
+class MixtureSampler:
+    """Draws negatives: some from the distribution of targets, the others uniformly over the catalogue."""
+
+    def __init__(self, target_share: np.ndarray, from_targets: int, uniform: int) -> None:
+        """Args:
+        target_share: float [V], share of each row among all targets, sums to 1.
+        from_targets: draws from the targets.
+        uniform: draws over all products.
+        """
+        self.target_share = target_share
+        self.from_targets = from_targets
+        self.uniform = uniform
+        self._cumulative = np.cumsum(target_share)
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Catalogue rows int32 [N] and the log of their expected counts float32 [N]."""
+        points = rng.random(self.from_targets) * self._cumulative[-1]
+        popular = np.searchsorted(self._cumulative, points, side="right")
+        rows = np.concatenate([popular, uniform_negatives(rng, len(self.target_share), self.uniform)]).astype(np.int32)
+        return rows, log_expected_counts(rows, self.target_share, self.from_targets, self.uniform)
+
+
+def uniform_negatives(rng: np.random.Generator, catalogue_size: int, number: int) -> np.ndarray:
+    """Catalogue rows of products, drawn with replacement: int32 [number]."""
+    return rng.integers(FIRST, catalogue_size, number, dtype=np.int32)
+
+
 def negative_mask(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Which negatives count for which positive: bool [P, P + U].
 

@@ -1,0 +1,87 @@
+"""Trains the ranker on windows of the transform's sequences."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import RankerConfig
+from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
+from trainer.metrics import validation_ndcg
+from trainer.model_files import save_model
+from trainer.negatives import MixtureSampler
+from trainer.queries import Queries, validation_queries
+from trainer.ranker import Ranker
+from trainer.windows import NONE, TrainingWindows
+
+
+def train_ranker(transform_dir: Path, output: Path, config: RankerConfig, log_dir: Path) -> None:
+    """Train on the training span, keep the epoch that is best on the validation span.
+
+    Args:
+        transform_dir: what `tandem transform` wrote.
+        output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
+        config: of model and loop.
+        log_dir: gets TensorBoard's event files.
+
+    Raises:
+        TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
+            longer a number.
+    """
+    check_config(config)
+    catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
+    training = config.training
+    queries = validation_queries(transform_dir, sequences, catalogue, config.history_length, training.validation_users)
+    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed)
+    make_deterministic(training.seed)
+    model = Ranker(catalogue, config)
+    steps = RankerSteps(windows, catalogue, config)
+    loop = TrainingLoop(model, training, output, log_dir)
+    loop.run(steps.epoch, windows.steps, ranker_validation(model, queries))
+    save_model(output, "ranker", model, config, catalogue.schema)
+
+
+def check_config(config: RankerConfig) -> None:
+    """Raises TrainingError where the parts of a configuration do not fit one another."""
+    if config.dim % config.heads:
+        raise TrainingError(
+            f"ranker.dim must be divisible by ranker.heads, received dim = {config.dim}, heads = {config.heads}."
+        )
+
+
+class RankerSteps:
+    """What the ranker's `compute_loss` reads, step by step."""
+
+    def __init__(self, windows: TrainingWindows, catalogue: Catalogue, config: RankerConfig) -> None:
+        self.windows = windows
+        self.config = config
+        self.sampled = catalogue.size > config.full_softmax_limit
+        half = config.sampled_negatives // 2
+        self.sampler = MixtureSampler(windows.target_share(catalogue.size), half, config.sampled_negatives - half)
+
+    def epoch(self, number: int) -> Iterator[Step]:
+        """Steps of an epoch, the same in every process."""
+        rng = np.random.default_rng([self.config.training.seed, number, 1])
+        user_ids = self.windows.sequences.user_ids
+        for batch in self.windows.epoch(number):
+            inputs: Batch = {**self.windows.history(batch), "targets": self.windows.target_rows(batch)}
+            if self.sampled:
+                inputs["negative_rows"], inputs["negative_log_counts"] = self.sampler.draw(rng)
+            users = batch.users[batch.users != NONE]
+            yield Step(inputs, batch.windows, lambda users=users: sorted(set(user_ids[users])))
+
+
+def ranker_validation(model: Ranker, queries: Queries) -> Callable[[], float]:
+    """Measures NDCG@10 of the model as it stands, over the whole catalogue."""
+
+    @tf.function
+    def scores(batch: dict[str, tf.Tensor], table: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(model.encode(batch, table), table, transpose_b=True)
+
+    def validate() -> float:
+        table = model.item_table()
+        return validation_ndcg(lambda batch: scores(batch, table).numpy(), queries)
+
+    return validate

@@ -1,0 +1,112 @@
+"""Trains the retrieval towers on windows of the transform's sequences."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import RetrievalConfig
+from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
+from trainer.metrics import validation_ndcg
+from trainer.model_files import save_model
+from trainer.negatives import log_expected_counts, uniform_negatives
+from trainer.queries import Queries, validation_queries
+from trainer.retrieval import RetrievalModel
+from trainer.windows import NONE, TrainingWindows, WindowBatch
+
+
+def train_retrieval(transform_dir: Path, output: Path, config: RetrievalConfig, log_dir: Path) -> None:
+    """Train on the training span, keep the epoch that is best on the validation span.
+
+    Args:
+        transform_dir: what `tandem transform` wrote.
+        output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
+        config: of model and loop.
+        log_dir: gets TensorBoard's event files.
+
+    Raises:
+        TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
+            longer a number.
+    """
+    check_config(config)
+    catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
+    training = config.training
+    queries = validation_queries(transform_dir, sequences, catalogue, config.history_length, training.validation_users)
+    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed)
+    make_deterministic(training.seed)
+    model = RetrievalModel(catalogue, config)
+    steps = RetrievalSteps(windows, catalogue, config)
+    loop = TrainingLoop(model, training, output, log_dir)
+    loop.run(steps.epoch, windows.steps, retrieval_validation(model, queries))
+    save_model(output, "retrieval", model, config, catalogue.schema)
+
+
+def check_config(config: RetrievalConfig) -> None:
+    """Raises TrainingError where the parts of a configuration do not fit one another."""
+    if config.dim % config.heads:
+        raise TrainingError(
+            f"retrieval.dim must be divisible by retrieval.heads, received dim = {config.dim}, heads = {config.heads}."
+        )
+
+
+class RetrievalSteps:
+    """What the retrieval model's `compute_loss` reads, step by step."""
+
+    def __init__(self, windows: TrainingWindows, catalogue: Catalogue, config: RetrievalConfig) -> None:
+        self.windows = windows
+        self.config = config
+        self.target_share = windows.target_share(catalogue.size)
+
+    def epoch(self, number: int) -> Iterator[Step]:
+        """Steps of an epoch, the same in every process."""
+        rng = np.random.default_rng([self.config.training.seed, number, 1])
+        user_ids = self.windows.sequences.user_ids
+        for batch in self.windows.epoch(number):
+            users = batch.users[batch.users != NONE]
+            yield Step(self._inputs(batch, rng), batch.windows, lambda users=users: sorted(set(user_ids[users])))
+
+    def _inputs(self, batch: WindowBatch, rng: np.random.Generator) -> Batch:
+        """A drawn subset of the slots that have a target, always `config.positives` long, and negatives for them."""
+        sequences, size = self.windows.sequences, self.config.positives
+        with_target = np.flatnonzero(batch.targets.ravel() != NONE)
+        chosen = rng.permutation(with_target)[:size]
+        slots = np.zeros(size, np.int32)
+        slots[: len(chosen)] = chosen
+        targets = np.full(size, NONE, np.int64)
+        targets[: len(chosen)] = batch.targets.ravel()[chosen]
+
+        def of_targets(values: np.ndarray) -> np.ndarray:
+            return np.where(targets != NONE, values[targets], 0).astype(values.dtype)
+
+        positives = of_targets(sequences.rows)
+        uniform = self.config.uniform_negatives
+        negatives = uniform_negatives(rng, len(self.target_share), uniform)
+        rows = np.concatenate([positives, negatives])
+        return {
+            **self.windows.history(batch),
+            "positive_slots": slots,
+            "positive_rows": positives,
+            "negative_rows": negatives,
+            # A positive meets the others of its batch as negatives, not itself.
+            "negative_log_counts": log_expected_counts(rows, self.target_share, max(len(chosen) - 1, 0), uniform),
+            "context_timestamp": of_targets(sequences.timestamps),
+            "context_device": of_targets(sequences.devices),
+            "context_region": of_targets(sequences.regions),
+        }
+
+
+def retrieval_validation(model: RetrievalModel, queries: Queries) -> Callable[[], float]:
+    """Measures NDCG@10 of the model as it stands, over the whole catalogue."""
+
+    @tf.function
+    def scores(batch: dict[str, tf.Tensor], table: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(model.query_embeddings(batch, table), candidates, transpose_b=True)
+
+    def validate() -> float:
+        table = model.item_table()
+        candidates = model.project_items(table)
+        return validation_ndcg(lambda batch: scores(batch, table, candidates).numpy(), queries)
+
+    return validate
