@@ -153,30 +153,36 @@ def diversity(lists: np.ndarray, content: sparse.csr_matrix) -> np.ndarray:
     return 1 - similar / np.maximum(pairs, 1)
 
 
-def bootstrap(values: Mapping[str, np.ndarray], samples: int, seed: int) -> dict[str, list[float]]:
+def bootstrap(
+    values: Mapping[str, np.ndarray], shoppers: np.ndarray, samples: int, seed: int
+) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the means, over shoppers drawn with replacement (Efron 1979).
+
+    All queries of a shopper are drawn together, since they are not independent.
 
     Args:
         values: name → float64 [Q]; NaN = not defined for the query, left out of that mean. All from the same queries:
-            every name sees the same resamples, so that a difference of two systems is a paired one.
+            every name sees the same resamples, so that the interval of a difference is a paired one.
+        shoppers: int64 [Q], whose query it is.
         samples: resamples.
         seed: of the resamples.
 
     Returns:
-        name → [2.5 % quantile, 97.5 % quantile].
+        name → (2.5 % quantile, 97.5 % quantile).
     """
     matrix = np.stack(list(values.values()), axis=1)
-    defined = ~np.isnan(matrix)
-    matrix = np.where(defined, matrix, 0.0)
-    size, rng = len(matrix), np.random.default_rng(seed)
-    means = np.empty((samples, matrix.shape[1]))
+    _, owners = np.unique(shoppers, return_inverse=True)
+    size = int(owners.max()) + 1
+    grouping = sparse.csr_matrix((np.ones(len(owners)), (owners, np.arange(len(owners)))), (size, len(owners)))
+    sums, counts = grouping @ np.nan_to_num(matrix), grouping @ (~np.isnan(matrix)).astype(np.float64)
+    rng, means = np.random.default_rng(seed), np.empty((samples, matrix.shape[1]))
     for start in range(0, samples, _RESAMPLES_AT_ONCE):
         number = min(_RESAMPLES_AT_ONCE, samples - start)
-        weights = np.stack([np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(number)])
-        weights = weights.astype(np.float64)
-        means[start : start + number] = (weights @ matrix) / np.maximum(weights @ defined, 1)
+        draws = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(number)]
+        weights = np.stack(draws).astype(np.float64)
+        means[start : start + number] = (weights @ sums) / np.maximum(weights @ counts, 1)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(values)}
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(values)}
 
 
 def mean_ndcg(score: Callable[[int, int], np.ndarray], queries: Queries, cutoff: int = 10, block: int = BLOCK) -> float:

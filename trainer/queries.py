@@ -73,6 +73,9 @@ class Queries:
     history_ends: np.ndarray  # int64 [Q]: the history is the shopper's interactions [0, end)
     cut_offs: np.ndarray  # int64 [Q]
     context_timestamps: np.ndarray  # int64 [Q], seconds; 0 without a clock
+    # int64 [Q]: the interaction whose device and region the request has; −1 = none. At a cut-off, where nothing is
+    # known of the request, the newest of the history; elsewhere the one that is asked for.
+    context_places: np.ndarray
     truth: Lists
     exclude_seen: bool
     known_from: np.ndarray  # int64 [V]: a candidate of queries with a later cut-off
@@ -91,6 +94,7 @@ class Queries:
             history_ends=self.history_ends[queries],
             cut_offs=self.cut_offs[queries],
             context_timestamps=self.context_timestamps[queries],
+            context_places=self.context_places[queries],
             truth=self.truth.take(queries),
         )
 
@@ -105,24 +109,21 @@ class Queries:
         """
         length = history_length or self.history_length
         size = size or stop - start
-        first = np.zeros(size, np.int64)
-        end, moment = first.copy(), first.copy()
-        number = stop - start
-        first[:number] = self.sequences.offsets[self.users[start:stop]]
-        end[:number] = first[:number] + self.history_ends[start:stop]
-        moment[:number] = self.context_timestamps[start:stop]
+        sequences, fill = self.sequences, size - (stop - start)
+        first = np.pad(sequences.offsets[self.users[start:stop]], (0, fill))
+        end = first + np.pad(self.history_ends[start:stop], (0, fill))
+        request = np.pad(self.context_places[start:stop], (0, fill), constant_values=-1)
         places = end[:, None] - length + np.arange(length)
         valid = places >= first[:, None]
         places = np.where(valid, places, 0)
-        sequences, newest, empty = self.sequences, np.maximum(end - 1, 0), end == first
         timestamps = sequences.timestamps[places] if self.has_timestamps else np.int64(0)
         return {
             "history_rows": np.where(valid, sequences.rows[places], 0).astype(np.int32),
             "history_types": np.where(valid, sequences.types[places], 0).astype(np.int32),
             "history_timestamps": np.where(valid, timestamps, 0).astype(np.int64),
-            "context_timestamp": moment,
-            "context_device": np.where(empty, 0, sequences.devices[newest]).astype(np.int32),
-            "context_region": np.where(empty, 0, sequences.regions[newest]).astype(np.int32),
+            "context_timestamp": np.pad(self.context_timestamps[start:stop], (0, fill)),
+            "context_device": np.where(request < 0, 0, sequences.devices[request]).astype(np.int32),
+            "context_region": np.where(request < 0, 0, sequences.regions[request]).astype(np.int32),
         }
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, int]]:
@@ -208,7 +209,7 @@ def build_queries(
         new_visitors: the shoppers *without* a history instead of those with one.
     """
     starts, stops = _span_ends(sequences, span)
-    mask, reached = _target_mask(config.target_types), np.zeros(len(sequences.rows), bool)
+    mask, reached = target_mask(config.target_types), np.zeros(len(sequences.rows), bool)
     places = _ranges(sequences.offsets[:-1] + starts, stops - starts)
     reached[places] = (sequences.labels[places] & mask != 0) & (sequences.rows[places] >= FIRST)
     owners = np.repeat(np.arange(len(starts)), sequences.lengths)
@@ -218,8 +219,7 @@ def build_queries(
     users = np.flatnonzero(with_truth & (with_history != new_visitors))
     truth = _distinct(owners[reached], sequences.rows[reached], users, catalogue.size)
     leave_one_out = split.method == "leave_one_out"
-    moments = sequences.timestamps[sequences.offsets[users] + starts[users]]
-    queries = _queries(sequences, catalogue, split, span, history_length, users, starts[users], moments, truth)
+    queries = _queries(sequences, catalogue, split, span, history_length, users, starts[users], truth, leave_one_out)
     counts = {
         "shoppers": len(starts),
         "shoppers_with_target_events": int(with_truth.sum()),
@@ -250,13 +250,11 @@ def build_rolling_queries(
     opens[1:] = (owners[1:] != owners[:-1]) | (baskets[1:] != baskets[:-1])
     query_of = np.cumsum(opens) - 1
     ends = places[opens] - sequences.offsets[owners[opens]]
-    target = (sequences.labels[places] & _target_mask(config.target_types) != 0) & (sequences.rows[places] >= FIRST)
+    target = (sequences.labels[places] & target_mask(config.target_types) != 0) & (sequences.rows[places] >= FIRST)
     kept = np.flatnonzero((np.bincount(query_of[target], minlength=len(ends)) > 0) & (ends > 0))
     truth = _distinct(query_of[target], sequences.rows[places[target]], kept, catalogue.size)
-    moments = sequences.timestamps[places[opens][kept]]
-    queries = _queries(
-        sequences, catalogue, split, span, history_length, owners[opens][kept], ends[kept], moments, truth, rolling=True
-    )
+    users_of = owners[opens][kept]
+    queries = _queries(sequences, catalogue, split, span, history_length, users_of, ends[kept], truth, True)
     queries = replace(queries, counts={"shoppers": len(users), **queries.counts})
     return _drop_empty(queries.excluding_seen() if config.exclude_seen else queries)
 
@@ -300,27 +298,52 @@ def _queries(
     history_length: int,
     users: np.ndarray,
     ends: np.ndarray,
-    moments: np.ndarray,
     truth: Lists,
-    *,
-    rolling: bool = False,
+    request_is_known: bool,
 ) -> Queries:
-    """Queries without exclusion of seen products; truth that was not known at the cut-off is dropped and counted."""
+    """Queries without exclusion of seen products; truth that was not known at the cut-off is dropped and counted.
+
+    Args:
+        sequences: interactions of all shoppers.
+        catalogue: all products.
+        split: how the transform divided the sequences.
+        span: whose start is the cut-off.
+        history_length: L.
+        users: int64 [Q].
+        ends: int64 [Q].
+        truth: of Q queries.
+        request_is_known: the request happens with the interaction after the history, at its time and on its device;
+            otherwise at the start of the span.
+    """
     has_timestamps, start = catalogue.schema.has_timestamps, split.start(span)
-    if split.method == "leave_one_out" or not has_timestamps or start is None:
+    following = sequences.offsets[users] + ends
+    context = np.zeros(len(users), np.int64)
+    if has_timestamps:
+        context = sequences.timestamps[following] if request_is_known else np.full(len(users), start, np.int64)
+    places = following if request_is_known else np.where(ends > 0, following - 1, -1)
+    if split.method == "time" and has_timestamps:
+        known_from, cut_offs = catalogue.known_from.copy(), context
+    else:
         # No product has a date before which it could not have been recommended.
         known_from, cut_offs = np.zeros(catalogue.size, np.int64), np.ones(len(users), np.int64)
-        context = moments if has_timestamps else np.zeros(len(users), np.int64)
-    else:
-        known_from = catalogue.known_from.copy()
-        context = cut_offs = moments if rolling else np.full(len(users), start, np.int64)
     known_from[:FIRST] = _NEVER
     known = known_from[truth.rows] < cut_offs[truth.owners]
-    counts = {"truth": int(known.sum()), "truth_not_yet_known": int((~known).sum())}
     kept = truth.where(known)
+    counts = {"truth": int(known.sum()), "truth_not_yet_known": int((~known).sum())}
     counts["queries"] = int((kept.lengths > 0).sum())
     return Queries(
-        sequences, history_length, users, ends, cut_offs, context, kept, False, known_from, has_timestamps, counts
+        sequences,
+        history_length,
+        users,
+        ends,
+        cut_offs,
+        context,
+        places,
+        kept,
+        False,
+        known_from,
+        has_timestamps,
+        counts,
     )
 
 
@@ -335,7 +358,7 @@ def _span_ends(sequences: Sequences, span: Span) -> tuple[np.ndarray, np.ndarray
     return sequences.validation_end, sequences.lengths
 
 
-def _target_mask(target_types: Sequence[str]) -> int:
+def target_mask(target_types: Sequence[str]) -> int:
     """Bit mask of the event types whose events are the truth; every bit if none is named."""
     unknown = sorted(set(target_types) - set(EVENT_TYPES))
     if unknown:

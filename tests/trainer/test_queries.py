@@ -137,6 +137,7 @@ def test_rolling_queries_ask_for_each_basket_with_everything_before_as_history()
     assert queries.users.tolist() == [0, 0, 0, 2]
     # 3 and 6 were bought in one order; the new visitor's first interaction has no history to ask with.
     assert truth_of(queries) == [[5], [5], [3, 6], [8]]
+    assert queries.batch(2, 4)["context_device"].tolist() == [15, 20]
     assert queries.batch(2, 4)["history_rows"].tolist() == [[0, 2, 3, 4, 5, 5], [0, 0, 0, 0, 0, 4]]
     assert queries.context_timestamps.tolist() == [210, 220, 230, 206]
 

@@ -1,0 +1,250 @@
+"""Measures both stages, alone and together, beside the baselines on the held-out future; writes metrics.json."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from scipy import sparse
+
+from trainer.baselines import CoOccurrence, RecentPopularity, choose_co_occurrence, choose_recent_popularity
+from trainer.config import EvaluationConfig
+from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.metrics import LIST_LENGTH, content_vectors
+from trainer.protocol_report import (
+    ATTAINABLE,
+    attainable_shares,
+    cold_start_report,
+    protocol_report,
+    segment_report,
+)
+from trainer.queries import Queries, Split, build_queries, build_rolling_queries, load_split, sample_users
+from trainer.rank_systems import RANKER, RETRIEVAL, TWO_STAGE, Protocol, rank_systems
+from trainer.ranker import load_ranker
+from trainer.retrieval import load_retrieval
+from trainer.scorers import Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
+
+_LOG = logging.getLogger(__name__)
+POPULARITY, CO_OCCURRENCE = "recent_popularity", "co_occurrence"
+# Validation shoppers that choose the baselines' settings.
+_CHOOSING_SHOPPERS = 1_000
+_EXAMPLES = 5
+# Interactions that make a shopper an example worth showing.
+_EXAMPLE_HISTORY = 3
+
+
+class EvaluationError(ValueError):
+    """Data on which nothing can be measured."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What every protocol reads."""
+
+    catalogue: Catalogue
+    sequences: Sequences
+    split: Split
+    content: sparse.csr_matrix | None
+    config: EvaluationConfig
+
+    def queries(self, *, new_visitors: bool = False) -> Queries:
+        """Test queries under the headline's rule for seen products. A model's scorer takes its own history length."""
+        return build_queries(
+            self.sequences, self.catalogue, self.split, "test", self.config, 1, new_visitors=new_visitors
+        )
+
+    def report(self, protocol: Protocol) -> dict[str, Any]:
+        """The figures of one protocol."""
+        return protocol_report(protocol, self.catalogue, self.content, self.config)
+
+
+def evaluate(
+    transform_dir: Path,
+    retrieval_dir: Path,
+    ranker_dir: Path,
+    output: Path,
+    config: EvaluationConfig,
+    log_dir: Path,
+    oracle: Oracle | None = None,
+) -> None:
+    """Writes output/metrics.json, output/examples.json and TensorBoard scalars.
+
+    The models and baselines were fitted to the training span alone and are not refitted on the validation span; the
+    histories of the test queries do reach up to the test's cut-off.
+
+    Args:
+        transform_dir: output of `tandem transform`.
+        retrieval_dir: output of `tandem train-retrieval`.
+        ranker_dir: output of `tandem train-ranker`.
+        output: an existing folder.
+        config: protocols and cut-offs.
+        log_dir: for TensorBoard.
+        oracle: the truth of a simulated shop, for the best attainable ranking.
+
+    Raises:
+        EvaluationError: no shopper can be asked anything.
+    """
+    catalogue = load_catalogue(transform_dir)
+    shop = Shop(catalogue, load_sequences(transform_dir), load_split(transform_dir), content_vectors(catalogue), config)
+    block = block_size(catalogue.size)
+    models: dict[str, Scorer] = {
+        RETRIEVAL: RetrievalScorer(load_retrieval(retrieval_dir, catalogue), block),
+        RANKER: RankerScorer(load_ranker(ranker_dir, catalogue), block),
+    }
+    statistics = json.loads((transform_dir / "statistics.json").read_text(encoding="utf-8"))
+    metrics, examples = measure(shop, models, oracle)
+    metrics["dataset"] = {**_facts(statistics), **metrics["dataset"]}
+    _write(output / "metrics.json", metrics)
+    _write(output / "examples.json", examples)
+    _write_scalars(log_dir, metrics)
+
+
+def measure(
+    shop: Shop, models: Mapping[str, Scorer], oracle: Oracle | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Everything that metrics.json and examples.json say.
+
+    Args:
+        shop: data and configuration.
+        models: scorers by name: "retrieval", "ranker".
+        oracle: as in `evaluate`.
+
+    Raises:
+        EvaluationError: no shopper can be asked anything.
+    """
+    headline_queries = shop.queries()
+    if not len(headline_queries):
+        raise EvaluationError(
+            "no shopper has both a history before the test span and a target event in it, received "
+            f"{headline_queries.counts}. Move split.test_start, widen evaluation.target_types or give more data."
+        )
+    baselines, settings = fit_baselines(shop)
+    block, candidates = block_size(shop.catalogue.size), shop.config.candidates
+    scorers: dict[str, Scorer] = {**models, **baselines}
+    with_oracle: dict[str, Scorer] = {**scorers, ATTAINABLE: OracleScorer(oracle)} if oracle else scorers
+
+    headline, *others = rank_systems("test", with_oracle, _variants(shop, headline_queries), candidates, block)
+    metrics = {"dataset": {"protocol": _protocol(shop, headline_queries)}, **shop.report(headline)}
+    for system, segments in segment_report(headline, shop.catalogue).items():
+        _figures(metrics, system)["segments"] = segments
+    for system, chosen in settings.items():
+        metrics["baselines"][system]["settings"] = chosen
+    if oracle:
+        metrics[ATTAINABLE]["shares"] = attainable_shares(metrics)
+    metrics["cold_start"] = {"new_products": cold_start_report(headline, shop.catalogue)}
+    metrics["protocols"] = {f"exclude_seen={str(p.queries.exclude_seen).lower()}": shop.report(p) for p in others}
+
+    visitors = shop.queries(new_visitors=True)
+    if len(visitors):
+        ranked = rank_systems("new visitors", scorers, [visitors], candidates, block)
+        metrics["cold_start"]["new_visitors"] = shop.report(ranked[0])
+    if shop.split.method == "time" and shop.config.rolling_users:
+        rolling = build_rolling_queries(shop.sequences, shop.catalogue, shop.split, "test", shop.config, 1)
+        if len(rolling):
+            ranked = rank_systems("rolling next", scorers, [rolling], candidates, block)
+            metrics["protocols"]["rolling_next"] = shop.report(ranked[0])
+    return metrics, _examples(headline, shop)
+
+
+def fit_baselines(shop: Shop) -> tuple[dict[str, Scorer], dict[str, dict[str, Any]]]:
+    """Baselines by name, and by name what validation chose."""
+    queries = build_queries(shop.sequences, shop.catalogue, shop.split, "validation", shop.config, 1)
+    if not len(queries):
+        raise EvaluationError(
+            f"no shopper can choose the baselines' settings on the validation span, received {queries.counts}. "
+            "Move split.validation_start or give more data."
+        )
+    drawn = sample_users(shop.sequences, queries.users, _CHOOSING_SHOPPERS, shop.config.seed)
+    queries = queries.take(np.flatnonzero(np.isin(queries.users, drawn)))
+    popularity, popularity_ndcg = choose_recent_popularity(
+        shop.sequences, shop.catalogue, shop.split, shop.config, queries
+    )
+    co_occurrence, co_occurrence_ndcg = choose_co_occurrence(shop.sequences, shop.catalogue, popularity, queries)
+    fitted: dict[str, RecentPopularity | CoOccurrence] = {POPULARITY: popularity, CO_OCCURRENCE: co_occurrence}
+    found = {POPULARITY: popularity_ndcg, CO_OCCURRENCE: co_occurrence_ndcg}
+    settings = {name: {**model.settings(), "validation_ndcg@10": found[name]} for name, model in fitted.items()}
+    for name, chosen in settings.items():
+        _LOG.info("evaluate: %s with %s", name, chosen)
+    return dict(fitted), settings
+
+
+def _variants(shop: Shop, queries: Queries) -> list[Queries]:
+    """The headline first; for a time split also with the other rule for products seen before."""
+    if shop.split.method == "leave_one_out":
+        return [queries]
+    config = replace(shop.config, exclude_seen=False)
+    either = build_queries(shop.sequences, shop.catalogue, shop.split, "test", config, 1)
+    without = either.excluding_seen()
+    return [without, either] if shop.config.exclude_seen else [either, without]
+
+
+def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
+    """What exactly was asked."""
+    return {
+        "split": shop.split.method,
+        "exclude_seen": queries.exclude_seen,
+        "target_types": list(shop.config.target_types) or "every type that enters histories",
+        "validation_cut_off": shop.split.validation_start,
+        "cut_off": shop.split.test_start,
+        "n_queries": len(queries),
+        **queries.counts,
+        "candidates": "products known before the cut-off" if shop.split.method == "time" else "the whole catalogue",
+        "availability": "not asked: the catalogue tells it for the day it was written",
+        "two_stage": f"the retrieval's best {shop.config.candidates} in the ranker's order, then the rest",
+        "refit": False,
+        "intervals": f"95 %, percentile bootstrap over shoppers, {shop.config.bootstrap_samples} resamples",
+    }
+
+
+def _facts(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of the data, as the transform made them."""
+    names = ("interactions", "users", "items_catalogue", "items_in_events", "items_only_in_events", "spans")
+    return {name: statistics[name] for name in (*names, "has_timestamps")}
+
+
+def _figures(metrics: dict[str, Any], system: str) -> dict[str, Any]:
+    return metrics[system] if system in metrics else metrics["baselines"][system]
+
+
+def _examples(protocol: Protocol, shop: Shop) -> list[dict[str, Any]]:
+    """A few shoppers with product ids: history (oldest first), both lists and the truth."""
+    queries, ids = protocol.queries, shop.catalogue.item_ids
+    worth = np.flatnonzero((queries.truth.lengths > 0) & (queries.history_ends >= _EXAMPLE_HISTORY))
+    drawn = sample_users(shop.sequences, queries.users[worth], _EXAMPLES, shop.config.seed)
+
+    def named(rows: np.ndarray) -> list[str]:
+        return [str(ids[row]) for row in rows if row]
+
+    examples = []
+    for query in worth[np.isin(queries.users[worth], drawn)]:
+        _, history, _ = queries.history(query, query + 1)
+        examples.append(
+            {
+                "user_id": str(shop.sequences.user_ids[queries.users[query]]),
+                "history": named(history),
+                "recommended": named(protocol.systems[TWO_STAGE].lists[query, :LIST_LENGTH]),
+                "popular": named(protocol.systems[POPULARITY].lists[query, :LIST_LENGTH]),
+                "truth": named(queries.truth.take(np.array([query])).rows),
+            }
+        )
+    return examples
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
+
+
+def _write_scalars(log_dir: Path, metrics: dict[str, Any]) -> None:
+    """The headline's metrics, one TensorBoard run per system."""
+    systems = [RETRIEVAL, RANKER, TWO_STAGE, *metrics["baselines"], *([ATTAINABLE] if ATTAINABLE in metrics else [])]
+    for system in systems:
+        writer = tf.summary.create_file_writer(str(log_dir / system))
+        with writer.as_default(step=0):
+            for name, value in _figures(metrics, system).items():
+                if isinstance(value, float):
+                    tf.summary.scalar(f"test/{name}", value)
+        writer.close()

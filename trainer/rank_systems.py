@@ -1,0 +1,95 @@
+"""Ranks every system on the same queries, each system's scores computed once for all protocols."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.metrics import COVERAGE_LENGTH
+from trainer.queries import Queries
+from trainer.ranking import order_keys, rank_truth, top_rows, two_stage_keys
+from trainer.scorers import Scorer
+
+_LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 5.0
+RETRIEVAL, RANKER, TWO_STAGE = "retrieval", "ranker", "two_stage"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one system did with the queries of one protocol."""
+
+    ranks: np.ndarray  # int64 [T], of the truth
+    lists: np.ndarray  # int32 [Q, 100], the first hundred rows; 0 = none
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One set of queries and what every system did with it."""
+
+    queries: Queries
+    candidates: np.ndarray  # int64 [Q], products that were ranked
+    reachable: int  # products that were a candidate of some query
+    systems: dict[str, Ranked]
+
+
+def rank_systems(
+    name: str, scorers: Mapping[str, Scorer], variants: Sequence[Queries], candidates: int, block: int
+) -> list[Protocol]:
+    """Ranks the candidates of every query by every system, and by both stages together if both are there.
+
+    Args:
+        name: for the log.
+        scorers: by name.
+        variants: the same shoppers and histories with other truth or exclusions; scored once.
+        candidates: C, what stage one hands to stage two.
+        block: queries at once.
+
+    Returns:
+        One protocol per variant.
+    """
+    pieces: list[_Pieces] = [_Pieces(len(variant.known_from)) for variant in variants]
+    started = said = time.monotonic()
+    for start, stop in variants[0].blocks(block):
+        scores = {system: scorer.scores(variants[0], start, stop) for system, scorer in scorers.items()}
+        for variant, piece in zip(variants, pieces, strict=True):
+            piece.add(scores, variant, start, stop, candidates)
+        now = time.monotonic()
+        if now - said > _SECONDS_BETWEEN_LINES or stop == len(variants[0]):
+            left = (now - started) / stop * (len(variants[0]) - stop)
+            _LOG.info("evaluate %s: %d of %d queries, %.0f s left", name, stop, len(variants[0]), left)
+            said = now
+    return [piece.protocol(variant) for piece, variant in zip(pieces, variants, strict=True)]
+
+
+class _Pieces:
+    """What the blocks of one variant gave so far."""
+
+    def __init__(self, size: int) -> None:
+        self.candidates: list[np.ndarray] = []
+        self.reachable = np.zeros(size, bool)
+        self.ranks: dict[str, list[np.ndarray]] = {}
+        self.lists: dict[str, list[np.ndarray]] = {}
+
+    def add(self, scores: Mapping[str, np.ndarray], queries: Queries, start: int, stop: int, candidates: int) -> None:
+        excluded = queries.excluded(start, stop)
+        truth = queries.truth.take(np.arange(start, stop))
+        self.candidates.append((~excluded).sum(axis=1))
+        self.reachable |= ~excluded.all(axis=0)
+        keys = {}
+        for system, values in scores.items():
+            keys[system] = order_keys(values, excluded)
+        if RETRIEVAL in keys and RANKER in keys:
+            keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], candidates)
+        for system, own in keys.items():
+            self.ranks.setdefault(system, []).append(rank_truth(own, truth))
+            self.lists.setdefault(system, []).append(top_rows(own, COVERAGE_LENGTH))
+
+    def protocol(self, queries: Queries) -> Protocol:
+        systems = {
+            system: Ranked(np.concatenate(ranks), np.concatenate(self.lists[system]))
+            for system, ranks in self.ranks.items()
+        }
+        return Protocol(queries, np.concatenate(self.candidates), int(self.reachable.sum()), systems)

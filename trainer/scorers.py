@@ -1,0 +1,83 @@
+"""Scores of the whole catalogue for queries, from whatever can give them: models, baselines, a known truth."""
+
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.queries import BLOCK, Queries
+from trainer.ranker import Ranker
+from trainer.retrieval import RetrievalModel
+
+# Scores of a block, at most: 256 MiB of float32.
+_LARGEST_BLOCK = 1 << 26
+
+
+class Scorer(Protocol):
+    """Anything that orders the catalogue for a query."""
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        """Scores for the queries [start, stop): [B, V], aligned with the catalogue rows; higher is better."""
+
+
+class Oracle(Protocol):
+    """The truth of a simulated shop."""
+
+    def scores(self, user_ids: np.ndarray, context_timestamps: np.ndarray) -> np.ndarray:
+        """Expected next-choice probabilities of shoppers [B] at times [B] (seconds): [B, V]."""
+
+
+class RetrievalScorer:
+    """Stage one alone, exact: the dot product of query and product vectors."""
+
+    def __init__(self, model: RetrievalModel, block: int) -> None:
+        self._length, self._block = model.config.history_length, block
+        table = model.item_table()
+        products = model.project_items(table)
+
+        @tf.function
+        def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            return tf.matmul(model.query_embeddings(batch, table), products, transpose_b=True)
+
+        self._score = score
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        """Scores for the queries [start, stop): float32 [B, V]."""
+        batch = queries.batch(start, stop, size=self._block, history_length=self._length)
+        return self._score(batch).numpy()[: stop - start]
+
+
+class RankerScorer:
+    """Stage two over the whole catalogue: the dot product of state and product vectors, as `Ranker.score`."""
+
+    def __init__(self, model: Ranker, block: int) -> None:
+        self._length, self._block = model.config.history_length, block
+        table = model.item_table()
+
+        @tf.function
+        def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            return tf.matmul(model.encode(batch, table), table, transpose_b=True)
+
+        self._score = score
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        """Scores for the queries [start, stop): float32 [B, V]."""
+        batch = queries.batch(start, stop, size=self._block, history_length=self._length)
+        return self._score(batch).numpy()[: stop - start]
+
+
+class OracleScorer:
+    """The best attainable ranking at a cut-off."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        """Scores for the queries [start, stop): [B, V]."""
+        user_ids = queries.sequences.user_ids[queries.users[start:stop]]
+        return self._oracle.scores(user_ids, queries.context_timestamps[start:stop])
+
+
+def block_size(catalogue_size: int) -> int:
+    """Queries to score at once, so that the scores of a block stay below 256 MiB."""
+    return max(1, min(BLOCK, _LARGEST_BLOCK // catalogue_size))
