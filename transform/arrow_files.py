@@ -1,0 +1,79 @@
+"""Arrow IPC files on Beam's file systems, and the buffer that spills tables to them by partition."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+# What a worker holds of spilled rows before it writes them.
+SPILL_BYTES = 64 * 2**20
+
+
+@contextmanager
+def replaced_when_whole(path: str) -> Iterator[BinaryIO]:
+    """A file to write that gets the name `path` only when all is written; after an error nothing has that name."""
+    folder, _ = FileSystems.split(path)
+    if not FileSystems.exists(folder):
+        FileSystems.mkdirs(folder)
+    temporary = f"{path}.{uuid.uuid4().hex}.partial"
+    with FileSystems.create(temporary) as file:
+        yield file
+    FileSystems.rename([temporary], [path])
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Writes one Arrow IPC file."""
+    with replaced_when_whole(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def read_table(path: str) -> pa.Table:
+    """Reads one Arrow IPC file whole."""
+    with FileSystems.open(path) as file:
+        return pa.ipc.open_file(pa.BufferReader(file.read())).read_all()
+
+
+def read_tables(paths: list[str]) -> pa.Table:
+    """All rows of Arrow IPC files with one schema."""
+    return pa.concat_tables([read_table(path) for path in paths])
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes one JSON file, readable and with sorted keys."""
+    with replaced_when_whole(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json(path: str) -> Any:
+    """Reads one JSON file."""
+    with FileSystems.open(path) as file:
+        return json.loads(file.read())
+
+
+class Spill:
+    """Tables on their way to files, one file per partition and flush; file names are new at each attempt."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._parts: dict[str, list[pa.Table]] = {}
+        self._bytes = 0
+
+    def add(self, partition: str, table: pa.Table) -> Iterator[tuple[str, str]]:
+        """Takes the rows of `table`; yields (partition, file) for what had to be written to make room."""
+        if table.num_rows:
+            self._parts.setdefault(partition, []).append(table)
+            self._bytes += table.nbytes
+        if self._bytes > SPILL_BYTES:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        """Writes all that is held; yields (partition, file)."""
+        for partition, tables in sorted(self._parts.items()):
+            path = FileSystems.join(self._folder, f"{partition}-{uuid.uuid4().hex}.arrow")
+            write_table(path, pa.concat_tables(tables))
+            yield partition, path
+        self._parts, self._bytes = {}, 0

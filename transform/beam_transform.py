@@ -1,0 +1,548 @@
+"""The transform: canonical tables to validated TFRecords, in four Beam pipelines.
+
+1. read: row groups → checked rows, spilled by bucket of shoppers (events) or whole (items); counts.
+2. buckets: one bucket after another → interactions with their spans; when each product was first seen, how often taken.
+3. content: products by catalogue row, spilled by shard; counts of their values.
+4. write: shards → items TFRecords, buckets → sequences TFRecords and samples.
+
+Elements are batches of columns and names of files; what one pipeline tells the next stands in files. Between them the
+driver decides what needs all of the data: the cuts of the split, the rows of the catalogue, the vocabularies.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from protos.feature_schema_pb2 import Feature, FeatureSchema
+from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json
+from transform.catalogue import ITEMS_PER_SHARD, Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
+from transform.checks import DataError, nearest, reason
+from transform.config import BeamConfig, TransformConfig
+from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
+from transform.interactions import SPANS, Rules
+from transform.reading import (
+    REPORTS,
+    EventRows,
+    ItemRows,
+    MergeReports,
+    ReadRows,
+    Report,
+    Rows,
+    Source,
+    add_counts,
+    letters_file,
+    open_source,
+    write_dead_letters,
+)
+from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
+from transform.split import MINUTE, find_cuts, shown
+from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, SEARCH, table_files
+from transform.vocabularies import content_features, merge_counts, price_moments, vocabulary
+
+logger = logging.getLogger(__name__)
+
+DEAD_LETTERS = "dead_letter"
+SAMPLES = "samples"
+STATISTICS_FILE = "statistics.json"
+_SPILL = "tmp"
+_CONTEXTS = ("device", "region")
+_REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Folders of one run."""
+
+    output: str
+
+    @property
+    def spill(self) -> str:
+        return FileSystems.join(self.output, _SPILL)
+
+    @property
+    def catalogue(self) -> str:
+        return FileSystems.join(self.spill, "catalogue.arrow")
+
+    @property
+    def buckets(self) -> str:
+        return FileSystems.join(self.spill, "buckets")
+
+    def spilled(self, name: str) -> str:
+        """Folder of one pipeline's spilled files."""
+        return FileSystems.join(self.spill, name)
+
+    def summary(self, name: str) -> str:
+        """File in which one pipeline tells the driver what it found."""
+        return FileSystems.join(self.spill, f"{name}.json")
+
+
+def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
+    """Transforms the canonical tables in `data` into TFRecords, vocabularies, feature schema and statistics.
+
+    All of it stands in `output` afterwards. The same tables and configuration give the same bytes.
+
+    Raises:
+        FileNotFoundError: the events table is not there.
+        DataError: a table, too many of its rows, or the split is not as it must be; the message says what and where.
+        RuntimeError: rows went missing inside the transform (in ≠ out + counted drops).
+    """
+    check_history_types(config.history_types)
+    events = open_source(data, "events")
+    if "timestamp" not in events.columns and config.split.method == "time":
+        raise DataError(
+            f"{data}: the events have no column `timestamp`, so they cannot be split by time. "
+            "Set transform.split.method to leave_one_out, or import the times."
+        )
+    items = open_source(data, "items") if has_table(data, "items") else None
+    places = _Places(str(output))
+    _clear(output)
+    reports = _read(events, items, places, config)
+    rules = _rules(events, reports["events"], config)
+    counts = _build_buckets(places, rules, config)
+    _account(reports["events"], counts, rules)
+    catalogue, repeated = _catalogue(items, places, config)
+    contexts = merge_counts([read_tables(_per_bucket(places, config, "contexts"))])
+    schema = _content(catalogue, contexts, rules, places, config)
+    _write(catalogue, schema, counts, rules, places, config)
+    _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, repeated)
+    shutil.rmtree(places.spill)
+
+
+def has_table(data: Path, name: str) -> bool:
+    """Whether the shop has the table `name` at all."""
+    try:
+        table_files(data, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def check_history_types(names: tuple[str, ...]) -> None:
+    """Raises DataError if `names` are not event types that may enter histories."""
+    allowed = [name for name, number in EVENT_TYPES.items() if number not in (IMPRESSION, SEARCH)]
+    rule = f"transform.history_types: must be some of {', '.join(allowed)}"
+    if not names:
+        raise DataError(f"{rule}, received none.")
+    for name in names:
+        if name not in allowed:
+            raise DataError(f"{rule}, received {name!r}{nearest(name, allowed)}")
+
+
+def _clear(output: Path) -> None:
+    """Removes what an attempt that was killed left behind."""
+    for folder in (_SPILL, DEAD_LETTERS, SAMPLES, VOCABULARY_FOLDER):
+        shutil.rmtree(output / folder, ignore_errors=True)
+    for file in (*output.glob("*.tfrecord"), *output.glob("*.partial")):
+        file.unlink()
+
+
+@contextmanager
+def _pipeline(config: BeamConfig, name: str) -> Iterator[beam.Pipeline]:
+    """A pipeline on the configured runner; runs when the block ends, and says how long it took."""
+    start = time.monotonic()
+    options = PipelineOptions([f"--runner={config.runner}", *config.options])
+    with beam.Pipeline(options=options) as pipeline:
+        yield pipeline
+    logger.info("%s: done in %.1f s", name, time.monotonic() - start)
+
+
+class _MergeCounts(beam.CombineFn):
+    """Sums dictionaries of counts."""
+
+    def create_accumulator(self) -> dict[str, int]:
+        return {}
+
+    def add_input(self, accumulator: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
+        return add_counts(accumulator, counts)
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, int]]) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for counts in accumulators:
+            total = add_counts(total, counts)
+        return total
+
+    def extract_output(self, accumulator: dict[str, int]) -> dict[str, int]:
+        return accumulator
+
+
+def _write_summary(value: Any, path: str) -> None:
+    write_json(path, value)
+
+
+def _write_manifest(files: beam.PCollection, label: str, path: str) -> None:
+    """(partition, file) elements → one JSON file: partition → its files. This is all that the shuffle carries."""
+    _ = (
+        files
+        | f"Group files of {label}" >> beam.GroupByKey()
+        | f"List partitions of {label}" >> beam.MapTuple(_sorted_files)
+        | f"Collect partitions of {label}" >> beam.CombineGlobally(beam.combiners.ToDictCombineFn())
+        | f"Write partitions of {label}" >> beam.Map(_write_summary, path)
+    )
+
+
+def _sorted_files(partition: str, files: Iterable[str]) -> tuple[str, list[str]]:
+    return partition, sorted(files)
+
+
+# --- 1. read
+
+
+def _read(events: Source, items: Source | None, places: _Places, config: TransformConfig) -> dict[str, Report]:
+    """Reports by table, after the bad rows have been judged."""
+    rows = EventRows(int(time.time()), config.max_future_hours * 3600, config.buckets, config.history_types)
+    with _pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
+        _add_reading(pipeline, events, rows, places)
+        if items:
+            _add_reading(pipeline, items, ItemRows(), places)
+    reports = {"events": Report(**read_json(places.summary("events"))), "items": Report()}
+    if items:
+        reports["items"] = Report(**read_json(places.summary("items")))
+    for source in filter(None, (events, items)):
+        check_report(source, reports[source.name], config.max_bad_share, Path(places.output) / DEAD_LETTERS)
+    return reports
+
+
+def _add_reading(pipeline: beam.Pipeline, source: Source, rows: Rows, places: _Places) -> None:
+    name = source.name
+    dead_letters = FileSystems.join(places.output, DEAD_LETTERS)
+    read = (
+        pipeline
+        | f"Row groups of {name}" >> beam.Create(list(source.groups))
+        | f"Spread row groups of {name}" >> beam.Reshuffle()
+        | f"Read {name}"
+        >> beam.ParDo(ReadRows(rows, places.spilled(name), dead_letters)).with_outputs(REPORTS, main="files")
+    )
+    _write_manifest(read["files"], name, places.summary(f"{name}-files"))
+    _ = (
+        read[REPORTS]
+        | f"Sum reports of {name}" >> beam.CombineGlobally(MergeReports())
+        | f"Write report of {name}" >> beam.Map(_write_summary, places.summary(name))
+    )
+
+
+def check_report(source: Source, report: Report, max_bad_share: float, dead_letters: Path) -> None:
+    """Judges what was read of one table.
+
+    Raises:
+        DataError: a file could not be read, or more than `max_bad_share` of the rows are bad.
+        RuntimeError: rows are missing.
+    """
+    if report.failures:
+        raise DataError(f"{' '.join(report.failures)} Make the file again with `tandem import`.")
+    bad = sum(report.rejected.values())
+    if report.rows != source.rows or report.spilled + bad != report.rows:
+        raise RuntimeError(
+            f"rows of {source.name} were lost: {source.rows} in the files, {report.rows} read, {report.spilled} good, "
+            f"{bad} bad."
+        )
+    if bad > max_bad_share * report.rows or bad == report.rows:
+        most = sorted(report.rejected.items(), key=lambda entry: (-entry[1], entry[0]))[:_REASONS_SHOWN]
+        raise DataError(
+            f"{bad:,} of {report.rows:,} rows of the table {source.name!r} are bad ({bad / report.rows:.2%}; "
+            f"transform.max_bad_share allows {max_bad_share:.2%}). Most frequent: "
+            + ", ".join(f"{rule} ({count:,} rows)" for rule, count in most)
+            + f". The first: {_first_letter(dead_letters, source)} All of them, with their reasons: {dead_letters}. "
+            "Correct the source, or raise transform.max_bad_share."
+        )
+
+
+def _first_letter(dead_letters: Path, source: Source) -> str:
+    """Place and reason of the first bad row of a table."""
+    for group in source.groups:
+        file = dead_letters / letters_file(group)
+        if file.is_file():
+            with file.open(encoding="utf-8") as lines:
+                letter = json.loads(next(lines))
+            return f"{letter['file']}, row {letter['row']} (from 0): {letter['reason']}"
+    raise RuntimeError(f"bad rows of {source.name} were counted, but none was written to {dead_letters}.")
+
+
+def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
+    by_time = config.split.method == "time"
+    return Rules(
+        has_timestamps="timestamp" in events.columns,
+        session_gap_seconds=config.session_gap_minutes * MINUTE,
+        history_types=frozenset(EVENT_TYPES[name] for name in config.history_types),
+        cuts=find_cuts(report.minutes, config.split) if by_time else None,
+    )
+
+
+# --- 2. buckets
+
+
+def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> dict[str, int]:
+    """Counts over all buckets, see transform/interactions.py."""
+    files = read_json(places.summary("events-files"))
+    spilled = [(int(partition), paths) for partition, paths in sorted(files.items())]
+    with _pipeline(config.beam, "Transform 2/4, ordering and splitting interactions") as pipeline:
+        _ = (
+            pipeline
+            | "Buckets" >> beam.Create(spilled)
+            | "Spread buckets" >> beam.Reshuffle()
+            | "Build buckets" >> beam.ParDo(BuildBuckets(rules, places.buckets))
+            | "Sum counts" >> beam.CombineGlobally(_MergeCounts())
+            | "Write counts" >> beam.Map(_write_summary, places.summary("buckets"))
+        )
+    counts: dict[str, int] = read_json(places.summary("buckets"))
+    return counts
+
+
+def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
+    """Nothing is lost, and every span has something in it."""
+    drops = ("duplicates", "impressions", "searches", "other_types", "collapsed")
+    accounted = counts["interactions"] + sum(counts[name] for name in drops)
+    if counts["events"] != report.spilled or accounted != report.spilled:
+        raise RuntimeError(
+            f"events were lost: {report.spilled} good ones read, {counts['events']} found in buckets, {accounted} "
+            f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *drops))})."
+        )
+    if not counts["interactions"]:
+        raise DataError(
+            "the events table has no event that enters histories; it has "
+            + ", ".join(f"{count:,} of type {name}" for name, count in sorted(report.types.items()))
+            + ". Check transform.history_types."
+        )
+    for span in SPANS:
+        if not counts[f"{span}_interactions"]:
+            raise DataError(_empty_span(span, report, counts, rules))
+
+
+def _empty_span(span: str, report: Report, counts: dict[str, int], rules: Rules) -> str:
+    if rules.cuts is None:
+        return (
+            f"the {span} span is empty: leave-one-out holds out the last two interactions of shoppers who have at "
+            f"least three, and none of the {counts['users']:,} shoppers has. Use more data, or split by time."
+        )
+    validation, test = rules.cuts
+    first, last = report.first_timestamp or 0, report.last_timestamp or 0
+    return (
+        f"the {span} span is empty: the events go from {shown(first)} to {shown(last)}, validation begins at "
+        f"{shown(validation)} and the test at {shown(test)}. Change transform.split.validation_start, test_start or "
+        "their shares so that training, validation and test each get events."
+    )
+
+
+# --- 3. content
+
+
+def _catalogue(items: Source | None, places: _Places, config: TransformConfig) -> tuple[Catalogue, int]:
+    """The catalogue, kept for the workers, and how many rows of the items table repeat an id."""
+    products = read_tables(_per_bucket(places, config, "products"))
+    key_files = read_json(places.summary("items-files")).get("keys", []) if items else []
+    keys = (
+        read_tables(key_files)
+        if key_files
+        else pa.table({"item_id": pa.array([], pa.string()), "row": pa.array([], pa.int64())})
+    )
+    catalogue = make_catalogue(products, keys, config.min_item_count)
+    write_catalogue(places.catalogue, catalogue)
+    write_vocabulary(Path(places.output) / VOCABULARY_FOLDER / ITEM_IDS_FILE, catalogue.item_ids.to_pylist())
+    repeated = keys.num_rows - int(catalogue.listed.sum())
+    if items and repeated:
+        _write_repeated(items, keys, catalogue, places)
+    return catalogue, repeated
+
+
+def _per_bucket(places: _Places, config: TransformConfig, kind: str) -> list[str]:
+    """Files of one kind of all buckets that have shoppers."""
+    files = (getattr(bucket_files(places.buckets, number), kind) for number in range(config.buckets))
+    return [file for file in files if FileSystems.exists(file)]
+
+
+def _write_repeated(items: Source, keys: pa.Table, catalogue: Catalogue, places: _Places) -> None:
+    """Products whose id stands in the items table before, in another batch than the one that was checked."""
+    rows, ids = keys["row"].to_numpy(), keys["item_id"]
+    first = catalogue.source_row[catalogue.rows(ids.combine_chunks()) - FIRST]
+    letters = []
+    for place in np.flatnonzero(rows != first).tolist():
+        item_id = ids[place].as_py()
+        group = max((group for group in items.groups if group.first_row <= rows[place]), key=lambda g: g.first_row)
+        letters.append(
+            {
+                "file": group.path,
+                "row": int(rows[place]) - group.first_row + group.first_row_in_file,
+                "reason": reason("item_id", "must occur once in the table", item_id),
+                "item_id": item_id,
+            }
+        )
+    letters.sort(key=lambda letter: (letter["file"], letter["row"]))
+    write_dead_letters(FileSystems.join(places.output, DEAD_LETTERS, "items-repeated.jsonl"), letters)
+
+
+def _content(
+    catalogue: Catalogue, contexts: pa.Table, rules: Rules, places: _Places, config: TransformConfig
+) -> FeatureSchema:
+    """Vocabularies and the feature schema, both written; products are spilled by shard."""
+    path = places.summary("items-files")
+    rows = read_json(path).get("rows", []) if FileSystems.exists(path) else []
+    files: dict[str, list[str]] = {}
+    if rows:
+        known_before = rules.cuts[0] if rules.cuts else None
+        part = PartItems(places.catalogue, places.spilled("content"), known_before, config)
+        with _pipeline(config.beam, f"Transform 3/4, content of {len(catalogue):,} products") as pipeline:
+            spilled = (
+                pipeline
+                | "Products" >> beam.Create(rows)
+                | "Spread products" >> beam.Reshuffle()
+                | "Part products" >> beam.ParDo(part)
+            )
+            _write_manifest(spilled, "content", places.summary("content-files"))
+        files = read_json(places.summary("content-files"))
+    write_json(places.summary("content-files"), files)
+    schema = FeatureSchema(
+        catalogue_size=len(catalogue) + FIRST,
+        id_embedding_size=int(catalogue.id_row.max()) + 1,
+        has_timestamps=rules.has_timestamps,
+        item=_item_features(files, places, config),
+        context=_context_features(contexts, places, config),
+    )
+    write_schema(Path(places.output), schema)
+    return schema
+
+
+def _item_features(files: dict[str, list[str]], places: _Places, config: TransformConfig) -> list[Feature]:
+    """In the order category, brand, attributes, price, title; what the catalogue lacks is left out."""
+    counts = merge_counts([read_tables(files["values"])] if "values" in files else [])
+    features = []
+    for name, kind, length, _ in content_features(config):
+        size = config.title_vocabulary_size if name == "title" else None
+        words = vocabulary(counts, name, config.min_value_count, size)
+        if name == "title":
+            features += _price_feature(files)
+        if words:
+            features.append(_with_vocabulary(name, kind, length, words, places))
+    return features
+
+
+def _price_feature(files: dict[str, list[str]]) -> list[Feature]:
+    if "prices" not in files:
+        return []
+    prices = read_tables(files["prices"])["price"].drop_null().to_numpy()
+    if not len(prices):
+        return []
+    mean, stddev = price_moments(prices)
+    return [Feature(name="price", kind=Feature.NUMERIC, length=1, mean=mean, stddev=stddev)]
+
+
+def _context_features(counts: pa.Table, places: _Places, config: TransformConfig) -> list[Feature]:
+    words = {name: vocabulary(counts, name, config.min_value_count) for name in _CONTEXTS}
+    return [_with_vocabulary(name, Feature.CATEGORICAL, 1, words[name], places) for name in _CONTEXTS if words[name]]
+
+
+def _with_vocabulary(name: str, kind: "Feature.Kind", length: int, words: list[str], places: _Places) -> Feature:
+    file = f"{name}.txt"
+    write_vocabulary(Path(places.output) / VOCABULARY_FOLDER / file, words)
+    return Feature(name=name, kind=kind, length=length, vocabulary=file, vocabulary_size=len(words) + FIRST)
+
+
+# --- 4. write
+
+
+def _write(
+    catalogue: Catalogue,
+    schema: FeatureSchema,
+    counts: dict[str, int],
+    rules: Rules,
+    places: _Places,
+    config: TransformConfig,
+) -> None:
+    """TFRecords of items, sequences and samples."""
+    shards = -(-len(catalogue) // ITEMS_PER_SHARD)
+    files = read_json(places.summary("content-files"))
+    sizes = [counts[f"{span}_interactions"] for span in SPANS]
+    task = SequenceTask(
+        catalogue_path=places.catalogue,
+        folder=places.buckets,
+        output=places.output,
+        buckets=config.buckets,
+        has_timestamps=rules.has_timestamps,
+        sample_shares=tuple(min(1.0, config.sample_events / size) for size in sizes),
+    )
+    write_items = WriteItems(places.catalogue, places.output, shards, schema, config)
+    label = f"Transform 4/4, writing {counts['users']:,} sequences and {len(catalogue):,} products"
+    with _pipeline(config.beam, label) as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create([(number, files.get(f"{number:05d}", [])) for number in range(shards)])
+            | "Spread shards" >> beam.Reshuffle()
+            | "Write items" >> beam.ParDo(write_items)
+        )
+        _ = (
+            pipeline
+            | "Bucket numbers" >> beam.Create(list(range(config.buckets)))
+            | "Spread bucket numbers" >> beam.Reshuffle()
+            | "Write sequences" >> beam.ParDo(WriteSequences(task, schema))
+        )
+    for number, span in enumerate(SPANS):
+        parts = (sample_part(places.buckets, number, bucket) for bucket in range(config.buckets))
+        _join(parts, FileSystems.join(places.output, SAMPLES, f"events-{span}.tfrecord"))
+
+
+def _join(parts: Iterable[str], path: str) -> None:
+    """TFRecord files end to end, those that exist."""
+    with replaced_when_whole(path) as joined:
+        for part in parts:
+            if FileSystems.exists(part):
+                with FileSystems.open(part) as file:
+                    shutil.copyfileobj(file, joined)
+
+
+def _write_statistics(
+    places: _Places,
+    reports: dict[str, Report],
+    counts: dict[str, int],
+    rules: Rules,
+    catalogue: Catalogue,
+    schema: FeatureSchema,
+    contexts: pa.Table,
+    repeated_items: int,
+) -> None:
+    """Exact counts of what was read, dropped and written."""
+    events, items = reports["events"], reports["items"]
+    validation, test = rules.cuts or (None, None)
+    kept = ("duplicates", "impressions", "searches", "other_types", "collapsed", "interactions", "shoppers", "users")
+    statistics = {
+        "rows_read": events.rows,
+        "rejected": events.rejected,
+        **{name: counts[name] for name in kept},
+        "event_types": events.types,
+        "first_timestamp": events.first_timestamp,
+        "last_timestamp": events.last_timestamp,
+        "has_timestamps": rules.has_timestamps,
+        "split": {
+            "method": "time" if rules.cuts else "leave_one_out",
+            "validation_start": validation,
+            "test_start": test,
+        },
+        "spans": {
+            span: {"interactions": counts[f"{span}_interactions"], "users": counts[f"{span}_users"]} for span in SPANS
+        },
+        "items_rows_read": items.rows,
+        "items_rejected": items.rejected,
+        "items_repeated": repeated_items,
+        "items_catalogue": int(catalogue.listed.sum()),
+        "items_in_events": int(catalogue.in_events.sum()),
+        "items_only_in_events": int((~catalogue.listed).sum()),
+        "id_embedding_rows": schema.id_embedding_size,
+        "context_counts": {name: _context_counts(contexts, name) for name in _CONTEXTS},
+    }
+    write_json(FileSystems.join(places.output, STATISTICS_FILE), statistics)
+
+
+def _context_counts(contexts: pa.Table, name: str) -> dict[str, int]:
+    """Training interactions by value of one context feature."""
+    chosen = contexts.filter(pc.equal(contexts["feature"], name))
+    return dict(zip(chosen["value"].to_pylist(), chosen["count"].to_pylist(), strict=True))

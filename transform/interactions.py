@@ -1,0 +1,424 @@
+"""Events of one group of shoppers to their interactions: ordered, de-duplicated, in sessions, collapsed, split.
+
+Everything here works on whole columns of one bucket in memory and knows nothing of files or of Beam.
+
+The rules:
+
+* Order: shopper (by bytes of the id), time, place in the source. Without a clock the place in the source is the time.
+* Duplicates: events equal in every column; the first stays. Without a clock nothing tells a copy from a repeat, and
+  none is dropped.
+* Session: the shop's own session id where it gives one, else events with gaps of at most `session_gap_seconds`.
+  Every event counts, those that never enter histories too: a shopper who looks at lists is still there.
+* Basket: the events of one shopper with the same order id (or none) and the same time. It has no inner order.
+* Interaction: consecutive events of a shopper on one product within a session. Its type is the strongest event's, its
+  labels are all types, its time, price and circumstances are those of the first strongest event: a view at 12:00 and
+  a purchase at 12:04 are a purchase at 12:04, in the basket of 12:04. Quantities of the strongest events add up. Two
+  order ids are never one interaction, and nothing is merged across a cut of the time split, which would tell the
+  training span what happened after it.
+* Split by time: an interaction belongs to the span of its time. Leave-one-out: a shopper's last interaction is the
+  test, the one before validation; shoppers with fewer than three are all training. It takes single interactions, as
+  papers do, even out of a basket.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transform.tables import IMPRESSION, SEARCH
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPANS = ("train", "validation", "test")
+_ABSENT = -1
+# Shoppers with fewer interactions have nothing left to learn from after two are held out.
+_LEAVE_ONE_OUT_MINIMUM = 3
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the configuration and the data say about ordering, sessions and the split."""
+
+    has_timestamps: bool
+    session_gap_seconds: int
+    history_types: frozenset[int]
+    # Starts of the validation and test span, seconds; None: leave-one-out.
+    cuts: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one bucket in order, as arrays [events]; codes index the matching `*_values`, -1 = absent."""
+
+    user: np.ndarray
+    timestamp: np.ndarray  # seconds, or the place in the shopper's events where there is no clock
+    row: np.ndarray  # place in the source
+    item: np.ndarray
+    type: np.ndarray
+    session: np.ndarray
+    order: np.ndarray
+    device: np.ndarray
+    region: np.ndarray
+    quantity: np.ndarray  # float32, NaN = absent
+    price: np.ndarray  # float32, NaN = absent
+    rest: np.ndarray  # uint64 fingerprint of all other columns
+    user_values: pa.Array
+    item_values: pa.Array
+    device_values: pa.Array
+    region_values: pa.Array
+
+    def take(self, chosen: np.ndarray) -> "Events":
+        """The events at the positions (or under the mask) `chosen`, in that order."""
+        arrays = {name: array[chosen] for name, array in vars(self).items() if not name.endswith("_values")}
+        return replace(self, **arrays)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions of one bucket, by shopper and time, as arrays [interactions]; codes as in the events."""
+
+    user: np.ndarray
+    item: np.ndarray
+    type: np.ndarray
+    label: np.ndarray  # bit t is set if an event of type t was merged
+    timestamp: np.ndarray
+    session: np.ndarray  # 0, 1, 2 … for each shopper
+    basket: np.ndarray  # 0, 1, 2 … for each shopper
+    span: np.ndarray  # TRAIN, VALIDATION or TEST
+    device: np.ndarray
+    region: np.ndarray
+    quantity: np.ndarray
+    price: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def order_events(table: pa.Table, has_timestamps: bool) -> Events:
+    """Sorts the rows of `table` by shopper, time and place in the source.
+
+    `table` has the columns of the canonical events that histories need, `type` as the enum's number, `row` int64
+    (unique: the place in the source) and, if the shop has more columns, `rest` uint64.
+    """
+    count = table.num_rows
+    users, user_values = _codes(table, "user_id")
+    # Dictionary codes follow the rows; a shopper's rank among the ids' bytes does not.
+    by_bytes = pc.sort_indices(user_values).to_numpy()
+    rank = np.empty(len(by_bytes), np.int32)
+    rank[by_bytes] = np.arange(len(by_bytes))
+    user, row = rank[users], _numbers(table, "row", np.int64)
+    place = np.lexsort((row, user))
+    timestamp = _numbers(table, "timestamp", np.int64) if has_timestamps else np.empty(count, np.int64)
+    if has_timestamps:
+        place = np.lexsort((row, timestamp, user))
+    else:
+        timestamp[place] = _places(user[place])
+    coded = {name: _codes(table, f"{name}_id" if name == "item" else name) for name in _CODED}
+    return Events(
+        user=user,
+        timestamp=timestamp,
+        row=row,
+        type=_numbers(table, "type", np.int8),
+        quantity=_numbers(table, "quantity", np.float32),
+        price=_numbers(table, "price", np.float32),
+        rest=_numbers(table, "rest", np.uint64) if "rest" in table.column_names else np.zeros(count, np.uint64),
+        **{name: codes for name, (codes, _) in coded.items()},
+        user_values=user_values.take(pa.array(by_bytes)),
+        item_values=coded["item"][1],
+        device_values=coded["device"][1],
+        region_values=coded["region"][1],
+    ).take(place)
+
+
+_CODED = ("item", "session", "order", "device", "region")
+
+
+def _codes(table: pa.Table, column: str) -> tuple[np.ndarray, pa.Array]:
+    """Codes int32 [rows] (-1 = null) and their values; all absent if there is no such column."""
+    if column not in table.column_names:
+        return np.full(table.num_rows, _ABSENT, np.int32), pa.array([], pa.string())
+    encoded = table.column(column).combine_chunks().dictionary_encode()
+    return pc.fill_null(encoded.indices, _ABSENT).to_numpy(), encoded.dictionary
+
+
+def _numbers(table: pa.Table, column: str, dtype: type[np.generic]) -> np.ndarray:
+    """Numbers [rows]; floats are NaN where null or where there is no such column."""
+    if column not in table.column_names:
+        return np.full(table.num_rows, np.nan, dtype)
+    return table.column(column).to_numpy().astype(dtype)
+
+
+def _places(groups: np.ndarray) -> np.ndarray:
+    """0, 1, 2 … within each run of equal values, int64."""
+    return np.arange(len(groups)) - _run_starts(groups)[_run_numbers(groups)]
+
+
+def _changes(*columns: np.ndarray) -> np.ndarray:
+    """Bool [rows]: the row differs from the one before in any column; the first row does."""
+    changed = np.ones(len(columns[0]), bool)
+    if len(changed):
+        changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return changed
+
+
+def _run_numbers(*columns: np.ndarray) -> np.ndarray:
+    """0, 0, 1 …: the number of each row's run of equal values, int64."""
+    return np.cumsum(_changes(*columns)) - 1
+
+
+def _run_starts(*columns: np.ndarray) -> np.ndarray:
+    """Position of the first row of each run of equal values, int64 [runs]."""
+    return np.flatnonzero(_changes(*columns))
+
+
+def repeated_events(events: Events) -> np.ndarray:
+    """Bool [events]: an equal event of the same shopper stands before it."""
+    repeated = np.zeros(len(events), bool)
+    new_time = _changes(events.user, events.timestamp)
+    # Only shoppers with several events at one time can have copies.
+    shared = np.flatnonzero(~new_time | ~np.append(new_time[1:], True))
+    tied = events.take(shared)
+    columns = [
+        getattr(tied, field.name).astype(np.float64).view(np.int64)
+        if field.name in ("quantity", "price")
+        else getattr(tied, field.name)
+        for field in fields(tied)
+        if not field.name.endswith("_values") and field.name != "row"
+    ]
+    # Stable: of equal events the first in the source comes first.
+    sorting = np.lexsort(columns[::-1])
+    repeated[shared[sorting]] = ~_changes(*(column[sorting] for column in columns))
+    return repeated
+
+
+def session_numbers(events: Events, gap_seconds: int | None) -> np.ndarray:
+    """Session of each event, int64 [events], numbered for each shopper in order of their first events.
+
+    `gap_seconds`: the longest pause within a session that the shop does not name; None = no clock, no gaps.
+    """
+    # A shop's session may be interleaved with another one; equal ids are one session.
+    sorting = np.lexsort((events.session, events.user))
+    user, session, timestamp = events.user[sorting], events.session[sorting], events.timestamp[sorting]
+    starts = _changes(user, session)
+    if gap_seconds is not None and len(starts):
+        starts[1:] |= (session[1:] == _ABSENT) & (np.diff(timestamp) > gap_seconds)
+    firsts = sorting[starts]
+    rank = np.empty(len(firsts), np.int64)
+    rank[np.argsort(firsts)] = np.arange(len(firsts))
+    numbers = np.empty(len(events), np.int64)
+    numbers[sorting] = rank[np.cumsum(starts) - 1]
+    return numbers - numbers[_run_starts(events.user)][_run_numbers(events.user)]
+
+
+def basket_firsts(events: Events, has_timestamps: bool) -> np.ndarray:
+    """Position of the first event of each event's basket, int64 [events]: equal for the events of one basket."""
+    if has_timestamps:
+        keys = (events.user, events.timestamp, events.order)
+    else:
+        alone = np.where(events.order == _ABSENT, np.arange(len(events)), _ABSENT)
+        keys = (events.user, alone, events.order)
+    return _group_firsts(*keys)
+
+
+def _group_firsts(*keys: np.ndarray) -> np.ndarray:
+    """Position of the first row with the same keys, int64 [rows]."""
+    sorting = np.lexsort(keys[::-1])
+    ordered = [key[sorting] for key in keys]
+    firsts = np.empty(len(sorting), np.int64)
+    firsts[sorting] = sorting[_run_starts(*ordered)][_run_numbers(*ordered)]
+    return firsts
+
+
+def collapse(events: Events, session: np.ndarray, basket: np.ndarray, span: np.ndarray) -> Interactions:
+    """Merges consecutive events on one product within a session, span and order into one interaction.
+
+    Args:
+        events: in order, of the types that enter histories.
+        session, basket, span: of each event, as `session_numbers`, `basket_firsts` and `span_numbers` give them.
+    """
+    # Within a basket, which has no inner order, events on one product stand together.
+    item_first = _group_firsts(basket, events.item)
+    sorting = np.lexsort((item_first, basket, session, events.user))
+    arranged = events.take(sorting)
+    starts = _changes(arranged.user, session[sorting], arranged.item, span[sorting])
+    starts |= _other_order(arranged.order, starts)
+    first = np.flatnonzero(starts)
+    group = np.cumsum(starts) - 1
+    if not len(first):
+        first = np.empty(0, np.int64)
+        return _interactions(arranged, first, first, first, session, basket, span, sorting)
+    strongest = np.maximum.reduceat(arranged.type, first)
+    is_strongest = arranged.type == strongest[group]
+    count = len(arranged)
+    chosen = np.minimum.reduceat(np.where(is_strongest, np.arange(count), count), first)
+    labels = np.bitwise_or.reduceat(1 << arranged.type.astype(np.int64), first)
+    pieces = np.where(np.isnan(arranged.quantity), np.float32(1), arranged.quantity)
+    quantities = np.add.reduceat(np.where(is_strongest, pieces, np.float32(0)), first)
+    return _interactions(arranged, chosen, labels, quantities, session, basket, span, sorting)
+
+
+def _other_order(order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Bool [events]: the event has another order id than the last one named since the run began."""
+    places = np.arange(len(order))
+    named = np.where(order != _ABSENT, places, _ABSENT)
+    before = np.append(np.int64(_ABSENT), np.maximum.accumulate(named)[:-1]) if len(order) else named
+    run_start = np.maximum.accumulate(np.where(starts, places, 0)) if len(order) else places
+    in_run = before >= run_start
+    return in_run & (order != _ABSENT) & (order != order[np.maximum(before, 0)])
+
+
+def _interactions(
+    arranged: Events,
+    chosen: np.ndarray,
+    labels: np.ndarray,
+    quantities: np.ndarray,
+    session: np.ndarray,
+    basket: np.ndarray,
+    span: np.ndarray,
+    sorting: np.ndarray,
+) -> Interactions:
+    """Interactions in time order; `chosen` are positions in `arranged`, which is the events sorted by `sorting`."""
+    original = sorting[chosen]
+    in_time = np.lexsort((original, basket[original]))
+    chosen, original = chosen[in_time], original[in_time]
+    named = arranged.take(chosen)
+    return Interactions(
+        user=named.user,
+        item=named.item,
+        type=named.type,
+        label=labels[in_time].astype(np.int64),
+        timestamp=named.timestamp,
+        session=_dense(named.user, session[original]),
+        basket=_dense(named.user, basket[original]),
+        span=span[original],
+        device=named.device,
+        region=named.region,
+        quantity=quantities[in_time].astype(np.float32),
+        price=named.price,
+    )
+
+
+def _dense(user: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """`numbers` of each user replaced by 0, 1, 2 … in ascending order, int64; users stand together."""
+    sorting = np.lexsort((numbers, user))
+    runs = np.empty(len(user), np.int64)
+    runs[sorting] = _run_numbers(user[sorting], numbers[sorting])
+    lowest = np.minimum.reduceat(runs, _run_starts(user)) if len(user) else runs
+    return runs - lowest[_run_numbers(user)]
+
+
+def span_numbers(timestamp: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
+    """Span of each time, int8: a cut belongs to the span that it begins."""
+    return np.searchsorted(np.array(cuts), timestamp, side="right").astype(np.int8)
+
+
+def leave_one_out(user: np.ndarray) -> np.ndarray:
+    """Span of each interaction, int8; a user's interactions stand together in time order."""
+    starts = _run_starts(user)
+    lengths = np.diff(np.append(starts, len(user)))
+    from_end = lengths[_run_numbers(user)] - _places(user)
+    span = np.where(from_end == 1, TEST, np.where(from_end == 2, VALIDATION, TRAIN))
+    return np.where(lengths[_run_numbers(user)] < _LEAVE_ONE_OUT_MINIMUM, TRAIN, span).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What the transform keeps of one bucket of shoppers."""
+
+    interactions: pa.Table  # INTERACTION_COLUMNS, by shopper and time
+    products: pa.Table  # item_id, first_seen (seconds or null), train_count
+    contexts: pa.Table  # feature, value, count, of the training span
+    counts: dict[str, int]
+
+
+def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
+    """All the rules of this module, on the events of one bucket (columns: see `order_events`)."""
+    every = order_events(table, rules.has_timestamps)
+    repeated = repeated_events(every)
+    events = every.take(~repeated)
+    session = session_numbers(events, rules.session_gap_seconds if rules.has_timestamps else None)
+    kept = np.isin(events.type, sorted(rules.history_types))
+    history, session = events.take(kept), session[kept]
+    by_time = span_numbers(history.timestamp, rules.cuts) if rules.cuts else np.zeros(len(history), np.int8)
+    found = collapse(history, session, basket_firsts(history, rules.has_timestamps), by_time)
+    if rules.cuts is None:
+        found = replace(found, span=leave_one_out(found.user))
+    if not rules.has_timestamps:
+        found = replace(found, timestamp=_places(found.user))
+    counts = _event_counts(events, kept) | _span_counts(found)
+    counts |= {"duplicates": int(repeated.sum()), "collapsed": len(history) - len(found), "interactions": len(found)}
+    return Bucket(
+        _interaction_table(events, found, table.column_names),
+        _product_table(events, found, rules.has_timestamps),
+        _context_table(events, found),
+        counts,
+    )
+
+
+def _event_counts(events: Events, kept: np.ndarray) -> dict[str, int]:
+    impressions, searches = events.type == IMPRESSION, events.type == SEARCH
+    return {
+        "impressions": int(impressions.sum()),
+        "searches": int(searches.sum()),
+        "other_types": int((~kept & ~impressions & ~searches).sum()),
+        "shoppers": len(_run_starts(events.user)),
+    }
+
+
+def _span_counts(found: Interactions) -> dict[str, int]:
+    counts = {"users": len(_run_starts(found.user))}
+    for number, name in enumerate(SPANS):
+        inside = found.user[found.span == number]
+        counts |= {f"{name}_interactions": len(inside), f"{name}_users": len(_run_starts(inside))}
+    return counts
+
+
+def _interaction_table(events: Events, found: Interactions, columns: list[str]) -> pa.Table:
+    """Columns that the shop's events lack are left out."""
+    arrays: dict[str, pa.Array] = {
+        "user_id": _decoded(found.user, events.user_values),
+        "item_id": _decoded(found.item, events.item_values),
+    }
+    for name in ("type", "label", "timestamp", "session", "basket", "span"):
+        arrays[name] = pa.array(getattr(found, name))
+    if "device" in columns:
+        arrays["device"] = _decoded(found.device, events.device_values)
+    if "region" in columns:
+        arrays["region"] = _decoded(found.region, events.region_values)
+    for name in ("quantity", "price"):
+        if name in columns:
+            arrays[name] = pa.array(getattr(found, name))
+    return pa.table(arrays)
+
+
+def _decoded(codes: np.ndarray, values: pa.Array) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=codes == _ABSENT), values)
+
+
+def _product_table(events: Events, found: Interactions, has_timestamps: bool) -> pa.Table:
+    count = len(events.item_values)
+    named = events.item != _ABSENT
+    first_seen = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first_seen, events.item[named], events.timestamp[named])
+    train_count = np.bincount(found.item[found.span == TRAIN], minlength=count)
+    return pa.table(
+        {
+            "item_id": events.item_values,
+            "first_seen": pa.array(first_seen) if has_timestamps else pa.nulls(count, pa.int64()),
+            "train_count": pa.array(train_count, pa.int64()),
+        }
+    )
+
+
+def _context_table(events: Events, found: Interactions) -> pa.Table:
+    parts = []
+    for name, values in (("device", events.device_values), ("region", events.region_values)):
+        codes = getattr(found, name)[found.span == TRAIN]
+        counts = np.bincount(codes[codes != _ABSENT], minlength=len(values))
+        parts.append(
+            pa.table({"feature": pa.array([name] * len(values), pa.string()), "value": values, "count": counts})
+        )
+    return pa.concat_tables(parts)

@@ -1,0 +1,324 @@
+"""Beam's first steps: rows of the canonical tables, checked, bad ones aside, good ones spilled by partition."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transform.arrow_files import Spill, replaced_when_whole
+from transform.checks import DataError, check_events, check_items, conform, count_reasons
+from transform.fingerprints import combine, fingerprint
+from transform.split import MINUTE
+from transform.tables import EVENT_TYPES, EVENTS, table_files
+
+REPORTS = "reports"
+# Columns of the events that the next step reads; all others are kept as one fingerprint, to tell copies apart.
+_HISTORY_COLUMNS = ("user_id", "item_id", "session", "order", "device", "region", "quantity", "price")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group of a Parquet file: what a worker reads at a time."""
+
+    path: str
+    number: int
+    first_row: int  # of the group, counted over all files of the table
+    first_row_in_file: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One canonical table on disk."""
+
+    name: str
+    columns: tuple[str, ...]
+    groups: tuple[RowGroup, ...]
+    rows: int
+
+
+def open_source(data: Path, name: str) -> Source:
+    """The files of the table `name`, by their metadata alone.
+
+    Raises:
+        FileNotFoundError: there are none.
+        DataError: a file is not Parquet, its columns are not those of the table or of the other files, or the table
+            is empty.
+    """
+    groups: list[RowGroup] = []
+    columns: tuple[str, ...] = ()
+    rows = 0
+    for file in table_files(data, name):
+        try:
+            metadata = pq.read_metadata(file)
+            empty = metadata.schema.to_arrow_schema().empty_table()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"{file}: not a readable Parquet file: {error}. Make it again with `tandem import`."
+            ) from error
+        found = tuple(sorted(conform(empty, name, str(file)).column_names))
+        if columns and found != columns:
+            raise DataError(
+                f"{file}: the files of one table must have the same columns; this one has {', '.join(found)}, "
+                f"{groups[0].path} has {', '.join(columns)}."
+            )
+        columns = found
+        in_file = 0
+        for number in range(metadata.num_row_groups):
+            groups.append(RowGroup(str(file), number, rows, in_file))
+            count = metadata.row_group(number).num_rows
+            rows, in_file = rows + count, in_file + count
+    if not rows:
+        raise DataError(f"{data}: the table {name!r} has no rows. Check what was imported or simulated.")
+    return Source(name, columns, tuple(groups), rows)
+
+
+@dataclass
+class Report:
+    """Counts of the rows read; those of all workers merge to the same result in any order."""
+
+    rows: int = 0
+    spilled: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)  # field and rule → rows
+    failures: list[str] = field(default_factory=list)  # row groups that cannot be read
+    types: dict[str, int] = field(default_factory=dict)
+    minutes: dict[str, int] = field(default_factory=dict)  # minute since 1970 → events that enter histories
+    first_timestamp: int | None = None
+    last_timestamp: int | None = None
+
+    def merge(self, other: "Report") -> "Report":
+        """The counts of both."""
+        firsts = [report.first_timestamp for report in (self, other) if report.first_timestamp is not None]
+        lasts = [report.last_timestamp for report in (self, other) if report.last_timestamp is not None]
+        return Report(
+            self.rows + other.rows,
+            self.spilled + other.spilled,
+            add_counts(self.rejected, other.rejected),
+            sorted(self.failures + other.failures),
+            add_counts(self.types, other.types),
+            add_counts(self.minutes, other.minutes),
+            min(firsts, default=None),
+            max(lasts, default=None),
+        )
+
+
+def add_counts(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    """Sums by key."""
+    return first | {key: first.get(key, 0) + count for key, count in second.items()}
+
+
+class MergeReports(beam.CombineFn):
+    """Sums reports."""
+
+    def create_accumulator(self) -> Report:
+        return Report()
+
+    def add_input(self, accumulator: Report, report: Report) -> Report:
+        return accumulator.merge(report)
+
+    def merge_accumulators(self, accumulators: list[Report]) -> Report:
+        total = Report()
+        for report in accumulators:
+            total = total.merge(report)
+        return total
+
+    def extract_output(self, accumulator: Report) -> dict[str, Any]:
+        return vars(accumulator)
+
+
+class Rows(Protocol):
+    """What is particular to one table."""
+
+    @property
+    def name(self) -> str:
+        """The table."""
+        ...
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that a worker holds at a time."""
+        ...
+
+    def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Good and bad rows, as in transform/checks.py."""
+        ...
+
+    def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Rows to spill, by partition; `good` has the column `row`, the place over all files."""
+        ...
+
+    def count(self, good: pa.Table) -> Report:
+        """Whatever is to be counted among good rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """Events go to buckets by a fingerprint of the shopper."""
+
+    now: int
+    max_future_seconds: int
+    buckets: int
+    history_types: tuple[str, ...]
+    name: str = "events"
+    batch_rows: int = 131_072
+
+    def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Good and bad events."""
+        return check_events(table, self.now, self.max_future_seconds)
+
+    def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """The columns that histories need, in the form that transform/interactions.py reads."""
+        if not good.num_rows:
+            return
+        good = good.combine_chunks()
+        columns = {
+            name: good.column(name) for name in ("row", "timestamp", *_HISTORY_COLUMNS) if name in good.column_names
+        }
+        numbers = np.array(list(EVENT_TYPES.values()), np.int8)
+        columns["type"] = pa.array(
+            numbers[pc.index_in(good.column("type"), value_set=pa.array(list(EVENT_TYPES))).to_numpy()]
+        )
+        rest = [name for name in good.column_names if name in EVENTS.names and name not in columns]
+        if rest:
+            columns["rest"] = pa.array(_rest_fingerprint(good, rest))
+        table = pa.table(columns)
+        bucket = fingerprint(good.column("user_id").chunk(0)) % np.uint64(self.buckets)
+        order = np.argsort(bucket, kind="stable")
+        arranged = table.take(pa.array(order))
+        bounds = np.searchsorted(bucket[order], np.arange(self.buckets + 1, dtype=np.uint64)).tolist()
+        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+            if end > start:
+                yield f"{number:05d}", arranged.slice(start, end - start)
+
+    def count(self, good: pa.Table) -> Report:
+        """Events by type, and by minute those that enter histories."""
+        values, counts = pc.value_counts(good.column("type")).flatten()
+        report = Report(types=dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
+        if "timestamp" not in good.column_names or not good.num_rows:
+            return report
+        timestamps = good.column("timestamp").to_numpy()
+        kept = pc.is_in(good.column("type"), value_set=pa.array(self.history_types)).to_numpy()
+        minutes, counts = np.unique(timestamps[kept] // MINUTE, return_counts=True)
+        report.minutes = dict(zip(map(str, minutes.tolist()), counts.tolist(), strict=True))
+        report.first_timestamp, report.last_timestamp = int(timestamps.min()), int(timestamps.max())
+        return report
+
+
+def _rest_fingerprint(table: pa.Table, columns: list[str]) -> np.ndarray:
+    """uint64 [rows] over `columns`; `table` has one chunk."""
+    total = np.zeros(table.num_rows, np.uint64)
+    for name in columns:
+        total = combine(total, fingerprint(table.column(name).chunk(0)))
+    return total
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """Products keep their columns; ids, times and categories also go to a small partition of their own."""
+
+    name: str = "items"
+    # Products carry pictures.
+    batch_rows: int = 8_192
+
+    def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Good and bad products."""
+        return check_items(table)
+
+    def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """`rows`: everything; `keys`: what the catalogue is made of."""
+        keys = [name for name in ("item_id", "row", "created_at", "category") if name in good.column_names]
+        yield "rows", good
+        yield "keys", good.select(keys)
+
+    def count(self, good: pa.Table) -> Report:
+        """Nothing but the rows."""
+        return Report()
+
+
+class ReadRows(beam.DoFn):
+    """RowGroup → (partition, spilled file); a Report for each row group goes to the output REPORTS."""
+
+    def __init__(self, rows: Rows, spill_folder: str, dead_letter_folder: str) -> None:
+        self._rows = rows
+        self._spill_folder = spill_folder
+        self._dead_letter_folder = dead_letter_folder
+        self._spill = Spill(spill_folder)
+
+    def start_bundle(self) -> None:
+        """Nothing is carried over from a bundle that failed."""
+        self._spill = Spill(self._spill_folder)
+
+    def process(self, group: RowGroup) -> Iterator[Any]:
+        """Reads, checks and parts one row group, a batch at a time."""
+        report = Report()
+        rejected: list[dict[str, Any]] = []
+        try:
+            for table in self._batches(group):
+                good, bad = self._rows.check(table)
+                rejected += _dead_letters(group, bad)
+                report = report.merge(self._report(table, good, bad))
+                for partition, part in self._rows.parts(good):
+                    yield from self._spill.add(partition, part)
+        except (pa.ArrowInvalid, OSError) as error:
+            # Told as data: an exception would reach the driver as a traceback in a string.
+            report.failures.append(f"{group.path}, row group {group.number}: cannot be read: {error}.")
+        if rejected:
+            write_dead_letters(FileSystems.join(self._dead_letter_folder, letters_file(group)), rejected)
+        yield beam.pvalue.TaggedOutput(REPORTS, report)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Writes what is still held."""
+        window = GlobalWindow()
+        for entry in self._spill.flush():
+            yield WindowedValue(entry, window.max_timestamp(), [window])
+
+    def _batches(self, group: RowGroup) -> Iterator[pa.Table]:
+        """Canonical tables with the column `row`, the place over all files."""
+        with FileSystems.open(group.path) as file:
+            first = group.first_row
+            for batch in pq.ParquetFile(file).iter_batches(self._rows.batch_rows, row_groups=[group.number]):
+                table = conform(pa.Table.from_batches([batch]), self._rows.name, group.path)
+                yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
+                first += table.num_rows
+
+    def _report(self, table: pa.Table, good: pa.Table, bad: pa.Table) -> Report:
+        report = self._rows.count(good)
+        report.rows, report.spilled = table.num_rows, good.num_rows
+        report.rejected = count_reasons(bad.column("reason").to_pylist())
+        return report
+
+
+def letters_file(group: RowGroup) -> str:
+    """Name of the dead letters of one row group."""
+    return f"{Path(group.path).stem}-{group.number:05d}.jsonl"
+
+
+def _dead_letters(group: RowGroup, bad: pa.Table) -> list[dict[str, Any]]:
+    """File, row in that file (from 0), reason and values of each bad row."""
+    letters = []
+    for values in bad.to_pylist():
+        place = values.pop("row") - group.first_row + group.first_row_in_file
+        letters.append({"file": group.path, "row": place, "reason": values.pop("reason"), **values})
+    return letters
+
+
+def write_dead_letters(path: str, letters: list[dict[str, Any]]) -> None:
+    """JSON lines; bytes (pictures) are told by their number."""
+    with replaced_when_whole(path) as file:
+        for letter in letters:
+            file.write(json.dumps(letter, ensure_ascii=False, default=_told).encode() + b"\n")
+
+
+def _told(value: bytes) -> str:
+    return f"{len(value)} bytes"

@@ -1,0 +1,204 @@
+"""Interactions of a bucket to its TFRecords: one Example a shopper, and a flat sample for data validation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from protos.feature_schema_pb2 import FeatureSchema
+from transform.arrow_files import read_table, read_tables, write_table
+from transform.catalogue import Catalogue, read_catalogue
+from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
+from transform.fingerprints import fingerprint, share
+from transform.interactions import SPANS, TEST, TRAIN, Rules, build_bucket
+from transform.tables import CATEGORY_SEPARATOR, EVENT_TYPES, FIRST
+from transform.tfrecords import Column, encode_examples, optional, single, write_tfrecords
+from transform.vocabularies import value_ids
+
+_HOUR, _DAY = 3600, 86_400
+# 1970-01-01 was a Thursday; Monday = 0.
+_EPOCH_WEEKDAY = 3
+
+
+@dataclass(frozen=True)
+class BucketFiles:
+    """Where one bucket's interactions, products and contexts stand between the steps."""
+
+    interactions: str
+    products: str
+    contexts: str
+
+
+def bucket_files(folder: str, bucket: int) -> BucketFiles:
+    """Names are the same at each attempt, so that a repeated one replaces the first."""
+    names = ("interactions", "products", "contexts")
+    return BucketFiles(*(FileSystems.join(folder, f"{name}-{bucket:05d}.arrow") for name in names))
+
+
+class BuildBuckets(beam.DoFn):
+    """(bucket, spilled files) → counts; writes the bucket's interactions, products and contexts."""
+
+    def __init__(self, rules: Rules, folder: str) -> None:
+        self._rules = rules
+        self._folder = folder
+
+    def process(self, spilled: tuple[int, list[str]]) -> Iterator[dict[str, int]]:
+        """One bucket at a time is in memory."""
+        number, files = spilled
+        events = read_tables(files)
+        bucket = build_bucket(events, self._rules)
+        places = bucket_files(self._folder, number)
+        write_table(places.interactions, bucket.interactions)
+        write_table(places.products, bucket.products)
+        write_table(places.contexts, bucket.contexts)
+        yield bucket.counts | {"events": events.num_rows}
+
+
+@dataclass(frozen=True)
+class SequenceTask:
+    """What the writer of sequences needs besides the buckets."""
+
+    catalogue_path: str
+    folder: str  # of the buckets' interactions, and of the samples' parts
+    output: str
+    buckets: int
+    has_timestamps: bool
+    # Share of shoppers in the sample of each span.
+    sample_shares: tuple[float, ...]
+
+
+class WriteSequences(beam.DoFn):
+    """Bucket number → the path of its TFRecord file; the sample of each span goes to a part of its own."""
+
+    def __init__(self, task: SequenceTask, schema: FeatureSchema) -> None:
+        self._task = task
+        self._schema_bytes = schema.SerializeToString()
+
+    def setup(self) -> None:
+        """Once for each worker."""
+        self._catalogue = read_catalogue(self._task.catalogue_path)
+        folder = Path(self._task.output) / VOCABULARY_FOLDER
+        self._contexts = {
+            feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
+            for feature in FeatureSchema.FromString(self._schema_bytes).context
+        }
+
+    def process(self, bucket: int) -> Iterator[str]:
+        """Writes one bucket; a bucket without shoppers is a file without records."""
+        task = self._task
+        path = FileSystems.join(task.output, f"sequences-{bucket:05d}-of-{task.buckets:05d}.tfrecord")
+        place = bucket_files(task.folder, bucket).interactions
+        if not FileSystems.exists(place):
+            write_tfrecords(path, [])
+        else:
+            table = read_table(place).combine_chunks()
+            rows = rows_of(table, self._catalogue)
+            write_tfrecords(path, encode_examples(sequence_columns(table, rows, self._contexts)))
+            self._write_samples(bucket, table, rows)
+        yield path
+
+    def _write_samples(self, bucket: int, table: pa.Table, rows: np.ndarray) -> None:
+        user = table["user_id"].combine_chunks()
+        drawn = share(fingerprint(user.dictionary))[user.indices.to_numpy()]
+        spans = table["span"].to_numpy()
+        for number, part in enumerate(self._task.sample_shares):
+            chosen = np.flatnonzero((spans == number) & (drawn < part))
+            columns = sample_columns(
+                table.take(pa.array(chosen)).combine_chunks(), rows[chosen], self._catalogue, self._task.has_timestamps
+            )
+            write_tfrecords(sample_part(self._task.folder, number, bucket), encode_examples(columns))
+
+
+def sample_part(folder: str, span: int, bucket: int) -> str:
+    """Sampled interactions of one bucket and span."""
+    return FileSystems.join(folder, f"sample-{SPANS[span]}-{bucket:05d}.tfrecord")
+
+
+def rows_of(table: pa.Table, catalogue: Catalogue) -> np.ndarray:
+    """Catalogue row of each interaction, int64."""
+    items = table["item_id"].combine_chunks()
+    return catalogue.rows(items.dictionary)[items.indices.to_numpy()]
+
+
+def sequence_columns(table: pa.Table, rows: np.ndarray, contexts: dict[str, pa.Array]) -> dict[str, Column]:
+    """The features of the sequences TFRecords, one Example for each shopper in `table`.
+
+    Args:
+        table: interactions as transform/interactions.py makes them, a shopper's together and in time order.
+        rows: catalogue row of each interaction.
+        contexts: vocabulary (without the reserved lines) of each context feature that the models use.
+    """
+    user = table["user_id"].combine_chunks()
+    codes = user.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    offsets = np.append(starts, len(codes))
+    span = table["span"].to_numpy()
+    ids = user.dictionary.take(pa.array(codes[starts])).to_pylist()
+    none = np.zeros(len(ids) + 1, np.int64)
+    columns = {"user_id": single([user_id.encode() for user_id in ids]), "rows": Column(rows, offsets)}
+    for feature, column in _SEQUENCE_FEATURES.items():
+        columns[feature] = Column(table[column].to_numpy().astype(np.int64), offsets)
+    for feature, column in (("devices", "device"), ("regions", "region")):
+        if column in contexts:
+            encoded = table[column].combine_chunks()
+            columns[feature] = Column(_coded_ids(encoded, contexts[column]), offsets)
+        else:
+            columns[feature] = Column(np.empty(0, np.int64), none)
+    for feature, column in (("prices", "price"), ("quantities", "quantity")):
+        present = column in table.column_names
+        values = table[column].to_numpy().astype(np.float32) if present else np.empty(0, np.float32)
+        columns[feature] = Column(values, offsets if present else none)
+    before = np.concatenate([[0], np.cumsum(span == TRAIN)]), np.concatenate([[0], np.cumsum(span < TEST)])
+    for feature, running in zip(("train_end", "validation_end"), before, strict=True):
+        columns[feature] = single(running[offsets[1:]] - running[offsets[:-1]])
+    return columns
+
+
+_SEQUENCE_FEATURES = {
+    "types": "type",
+    "labels": "label",
+    "timestamps": "timestamp",
+    "sessions": "session",
+    "baskets": "basket",
+}
+
+
+def _coded_ids(encoded: pa.DictionaryArray, words: pa.Array) -> np.ndarray:
+    """Vocabulary ids int64 [rows] of a dictionary-encoded column; 0 where null."""
+    return value_ids(encoded.dictionary.take(encoded.indices), words)
+
+
+def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_timestamps: bool) -> dict[str, Column]:
+    """The features of the samples: one Example for each interaction, absent values as empty lists."""
+    names = {number: name.encode() for name, number in EVENT_TYPES.items()}
+    places = pa.array(rows - FIRST)
+    columns = {
+        "item_id": optional(_bytes(catalogue.item_ids.take(places))),
+        "type": single([names[number] for number in table["type"].to_pylist()]),
+        "known_item": single(catalogue.listed[rows - FIRST].astype(np.int64)),
+    }
+    for name in ("device", "region"):
+        if name in table.column_names:
+            encoded = table[name].combine_chunks()
+            columns[name] = optional(_bytes(encoded.dictionary.take(encoded.indices)))
+    if has_timestamps:
+        timestamps = table["timestamp"].to_numpy()
+        columns["hour"] = single(timestamps // _HOUR % 24)
+        columns["weekday"] = single((timestamps // _DAY + _EPOCH_WEEKDAY) % 7)
+    for name in ("price", "quantity"):
+        if name in table.column_names:
+            values = table[name].to_numpy().astype(np.float32)
+            present = ~np.isnan(values)
+            columns[name] = Column(values[present], np.concatenate([[0], np.cumsum(present)]))
+    if catalogue.category.null_count < len(catalogue):
+        paths = catalogue.category.take(places).to_pylist()
+        columns["category"] = optional([path and path.split(CATEGORY_SEPARATOR)[-1].encode() for path in paths])
+    return columns
+
+
+def _bytes(values: pa.Array) -> list[bytes | None]:
+    return [value if value is None else value.encode() for value in values.to_pylist()]

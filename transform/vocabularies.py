@@ -1,0 +1,109 @@
+"""Content of products as lists of values, the vocabularies made of them, and their ids."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from protos.feature_schema_pb2 import Feature
+from transform.config import TransformConfig
+from transform.feature_schema import tokenize
+from transform.tables import CATEGORY_SEPARATOR, FIRST, PADDING, UNKNOWN
+from transform.tfrecords import Column
+
+# One row for each value of a feature: the form in which counts travel.
+COUNT_SCHEMA = pa.schema([("feature", pa.string()), ("value", pa.string()), ("count", pa.int64())])
+
+
+def category_prefixes(paths: pa.Array, depth: int) -> pa.ListArray:
+    """Each path as the paths to its levels, root first, at most `depth`: "A > B" → ["A", "A > B"]."""
+    encoded = paths.dictionary_encode()
+    lists = [_prefixes(path, depth) for path in encoded.dictionary.to_pylist()]
+    return pa.array(lists, pa.list_(pa.string())).take(encoded.indices)
+
+
+def _prefixes(path: str, depth: int) -> list[str]:
+    levels = path.split(CATEGORY_SEPARATOR) if path else []
+    return [CATEGORY_SEPARATOR.join(levels[: level + 1]) for level in range(min(depth, len(levels)))]
+
+
+def _single(values: pa.Array) -> pa.ListArray:
+    """Each value as a list of itself, of nothing where it is null or empty."""
+    present = pc.fill_null(pc.not_equal(values, ""), False)
+    offsets = np.concatenate([[0], np.cumsum(present.to_numpy(zero_copy_only=False))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values.filter(present))
+
+
+# Features with a vocabulary, in the order of the schema: column, kind, length, and how a column becomes values.
+ContentFeature = tuple[str, "Feature.Kind", int, Callable[[pa.Array], pa.ListArray]]
+
+
+def content_features(config: TransformConfig) -> list[ContentFeature]:
+    """What products' content is made of, besides the price."""
+    depth = config.category_depth
+    return [
+        ("category", Feature.CATEGORICAL, depth, lambda paths: category_prefixes(paths, depth)),
+        ("brand", Feature.CATEGORICAL, 1, _single),
+        ("attributes", Feature.CATEGORICAL, config.attributes_length, lambda lists: lists),
+        ("title", Feature.TEXT, config.title_length, tokenize),
+    ]
+
+
+def count_content(items: pa.Table, config: TransformConfig) -> pa.Table:
+    """How often each value occurs in `items` (canonical columns): COUNT_SCHEMA."""
+    parts = [COUNT_SCHEMA.empty_table()]
+    for name, _, _, values_of in content_features(config):
+        if name in items.column_names:
+            values, counts = pc.value_counts(values_of(items.column(name).combine_chunks()).flatten()).flatten()
+            features = pa.array([name] * len(values), pa.string())
+            parts.append(pa.table([features, values, counts], schema=COUNT_SCHEMA))
+    return pa.concat_tables(parts)
+
+
+def merge_counts(tables: list[pa.Table]) -> pa.Table:
+    """Sums counts by feature and value: COUNT_SCHEMA."""
+    merged = pa.concat_tables([COUNT_SCHEMA.empty_table(), *tables])
+    grouped = merged.group_by(["feature", "value"]).aggregate([("count", "sum")])
+    return pa.table([grouped[name] for name in ("feature", "value", "count_sum")], schema=COUNT_SCHEMA)
+
+
+def vocabulary(counts: pa.Table, feature: str, min_count: int, size: int | None = None) -> list[str]:
+    """Values of `feature` seen at least `min_count` times, the most frequent first, ties by bytes; at most `size`."""
+    chosen = counts.filter(pc.equal(counts["feature"], feature)).select(["value", "count"])
+    chosen = chosen.filter(pc.greater_equal(chosen["count"], max(min_count, 1)))
+    order = pc.sort_indices(chosen, sort_keys=[("count", "descending"), ("value", "ascending")])
+    values: list[str] = chosen["value"].take(order).to_pylist()
+    return values if size is None else values[:size]
+
+
+def value_ids(values: pa.Array, words: pa.Array) -> np.ndarray:
+    """Ids int64 [values] in the vocabulary `words` (without the reserved lines): 0 where null, 1 where unknown."""
+    found = pc.fill_null(pc.index_in(values, value_set=words), UNKNOWN - FIRST).to_numpy().astype(np.int64) + FIRST
+    if values.null_count:
+        found[pc.is_null(values).to_numpy(zero_copy_only=False)] = PADDING
+    return found
+
+
+def content_ids(lists: pa.ListArray, words: pa.Array, length: int) -> Column:
+    """Ids of the first `length` values of each list, as int64 lists."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    ids = value_ids(lists.flatten(), words)
+    place = np.arange(len(ids)) - np.repeat(starts, lengths)
+    return Column(ids[place < length], np.concatenate([[0], np.cumsum(np.minimum(lengths, length))]))
+
+
+def price_moments(prices: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of log(1 + price), as float32 holds them; 1 stands for a deviation of 0.
+
+    `prices` [products]; sorted first, so that the sum does not depend on the order in which they were read.
+    """
+    logs = np.log1p(np.sort(prices).astype(np.float64))
+    deviation = float(np.float32(logs.std()))
+    return float(np.float32(logs.mean())), deviation if deviation > 0 else 1.0
+
+
+def normalised_price(prices: np.ndarray, mean: float, stddev: float) -> np.ndarray:
+    """(log(1 + price) − mean) / stddev, float32 [products]; NaN stays NaN."""
+    return ((np.log1p(prices.astype(np.float64)) - mean) / stddev).astype(np.float32)
