@@ -11,7 +11,8 @@ from transform.simulator.truth import NEVER, POPULARITY_EXPONENT, SECONDS_PER_DA
 from transform.simulator.words import BRAND_HEADS, BRAND_TAILS, LEAVES, STYLES, TIERS, Leaf
 from transform.tables import CATEGORY_SEPARATOR, ITEMS
 
-DIM = 8
+# Of the vectors of styles, tastes, categories and interests: few, so that a taste shows after a few choices.
+DIM = 4
 # Spread of the logits of a category's market, and length of its vector of interest.
 MARKET_SPREAD = 0.5
 PRODUCTS_PER_LEAF = 15

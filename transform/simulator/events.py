@@ -1,11 +1,12 @@
 """The trace that simulated sessions leave in a shop's log: searches, lists seen, clicks, carts and orders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from protos.events_pb2 import EventType
 from transform.simulator.catalogue import queries
 from transform.simulator.sessions import Choices, Sessions, draw_by_popularity
 from transform.simulator.shoppers import Visible
@@ -14,6 +15,7 @@ from transform.simulator.words import DEVICES, LEAVES, REGIONS
 from transform.tables import EVENT_TYPES, EVENTS, IMPRESSION, PURCHASE, SEARCH
 
 VIEW, CLICK, ADD_TO_CART = EVENT_TYPES["view"], EVENT_TYPES["click"], EVENT_TYPES["add_to_cart"]
+_TYPE_NAMES = [EventType.Name(number).lower() for number in range(max(EVENT_TYPES.values()) + 1)]
 # How a shopper came to what he chose; without a surface he followed a link or typed the address.
 SURFACES = ("search", "category", "home", "similar")
 _SEARCH, _CATEGORY, _HOME, _SIMILAR = range(4)
@@ -24,7 +26,7 @@ ENTRY_SURFACES = (0.35, 0.45, 0.0, 0.0, 0.2)
 INNER_SURFACES = (0.0, 0.3, 0.0, 0.4, 0.3)
 LIST_LENGTH = 8
 # The shop logs what it showed in a sample of the lists.
-SHARE_LOGGED = 0.3
+SHARE_LOGGED = 0.15
 # Of the logged lists, those that come after one in which nothing was clicked.
 SHARE_UNCLICKED_BEFORE = 0.3
 # A click falls on position p in proportion to this to the power p: the first places are looked at most.
@@ -37,21 +39,6 @@ SHARE_USUAL_DEVICE = 0.85
 _SEARCH_BEFORE, _UNCLICKED_BEFORE, _LIST_BEFORE, _CART_AFTER = 27, 22, 10, 9
 
 
-@dataclass(eq=False)
-class _Rows:
-    """Rows of one kind of event; what they lack is −1 (0 for quantity)."""
-
-    choice: np.ndarray
-    timestamp: np.ndarray
-    type: int
-    item: np.ndarray
-    surface: np.ndarray | int = -1
-    position: np.ndarray | int = -1
-    list: np.ndarray | int = -1
-    quantity: np.ndarray | int = 0
-    query: np.ndarray | int = -1
-
-
 @dataclass(frozen=True, eq=False)
 class Names:
     """Numbers that go on from chunk to chunk."""
@@ -59,6 +46,33 @@ class Names:
     first_shopper: int
     first_session: int
     first_choice: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Trail:
+    """How each of the C choices came about; −1 is none."""
+
+    session: np.ndarray  # int64 [C]
+    time: np.ndarray  # int64 [C], seconds since 1970
+    surface: np.ndarray  # int64 [C], number in SURFACES
+    position: np.ndarray  # int64 [C], from 1
+    # Number of the list it was clicked in, if that was logged. The number after it is free for a list seen before.
+    list: np.ndarray  # int64 [C]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """R rows of one type; what they lack is −1 (0 for quantity)."""
+
+    choice: np.ndarray  # int64 [R], the choice that they belong to
+    timestamp: np.ndarray
+    type: int
+    item: np.ndarray | int = -1
+    surface: np.ndarray | int = -1
+    position: np.ndarray | int = -1
+    list: np.ndarray | int = -1
+    quantity: np.ndarray | int = 0
+    query: np.ndarray | int = -1
 
 
 def event_table(
@@ -81,22 +95,28 @@ def event_table(
         names: numbers of the chunk's first shopper, session and choice.
         rng: source of chance.
     """
-    session = sessions.of_choice
-    time = shop.start + sessions.start[session] + sessions.offset
-    surface = _surfaces(choices, sessions.first, rng)
-    position = np.where(surface == _DIRECT, -1, _draw_positions(len(surface), rng))
-    logged = (surface != _DIRECT) & (rng.random(len(surface)) < SHARE_LOGGED)
-    number = 2 * (names.first_choice + np.arange(len(surface)))
-    searched = np.flatnonzero(surface == _SEARCH)
-    none = np.full(len(searched), -1)
-    query = choices.style[session[searched]] * len(LEAVES) + choices.leaf[searched]
-    groups = [
-        _Rows(searched, time[searched] - _SEARCH_BEFORE, SEARCH, none, query=query),
-        *_impressions(shop, sessions, choices, time, surface, position, np.flatnonzero(logged), number, rng),
-        *_chosen(choices, time, surface, position, np.where(logged, number, -1)),
-        *_cart_and_order(shop, sessions, choices, time, rng),
+    trail = _trail(shop, sessions, choices, names, rng)
+    rows = [
+        _searches(choices, trail),
+        _impressions(shop, sessions, choices, trail, rng),
+        *_clicks_and_views(choices, trail),
+        *_carts_and_orders(shop, sessions, choices, trail, rng),
     ]
-    return _to_arrow(groups, session, sessions, prices, visible, names, rng)
+    return _to_arrow(rows, trail.session, sessions, prices, visible, names, rng)
+
+
+def _trail(shop: Shop, sessions: Sessions, choices: Choices, names: Names, rng: np.random.Generator) -> _Trail:
+    session = sessions.of_choice
+    surface = _surfaces(choices, sessions.first, rng)
+    listed = surface != _DIRECT
+    number = 2 * (names.first_choice + np.arange(len(surface)))
+    return _Trail(
+        session=session,
+        time=shop.start + sessions.start[session] + sessions.offset,
+        surface=surface,
+        position=np.where(listed, _positions(len(surface), rng), -1),
+        list=np.where(listed & (rng.random(len(surface)) < SHARE_LOGGED), number, -1),
+    )
 
 
 def _surfaces(choices: Choices, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -107,55 +127,48 @@ def _surfaces(choices: Choices, first: np.ndarray, rng: np.random.Generator) -> 
     return np.where(drawn >= len(SURFACES), _DIRECT, drawn)
 
 
-def _draw_positions(count: int, rng: np.random.Generator) -> np.ndarray:
+def _positions(count: int, rng: np.random.Generator) -> np.ndarray:
     """Positions clicked, from 1: int64 [count]."""
     share = POSITION_DECAY ** np.arange(LIST_LENGTH)
     return 1 + rng.choice(LIST_LENGTH, count, p=share / share.sum())
 
 
-def _chosen(
-    choices: Choices, time: np.ndarray, surface: np.ndarray, position: np.ndarray, token: np.ndarray
-) -> list[_Rows]:
+def _searches(choices: Choices, trail: _Trail) -> _Rows:
+    """A query for the session's style and the category, before each choice that was found by searching."""
+    found = np.flatnonzero(trail.surface == _SEARCH)
+    query = choices.style[trail.session[found]] * len(LEAVES) + choices.leaf[found]
+    return _Rows(found, trail.time[found] - _SEARCH_BEFORE, SEARCH, query=query)
+
+
+def _clicks_and_views(choices: Choices, trail: _Trail) -> list[_Rows]:
     """A click in a list, or a view of a product reached otherwise, for each choice."""
-    clicked, viewed = np.flatnonzero(surface != _DIRECT), np.flatnonzero(surface == _DIRECT)
+    clicked, viewed = np.flatnonzero(trail.surface != _DIRECT), np.flatnonzero(trail.surface == _DIRECT)
+    place = trail.surface[clicked], trail.position[clicked], trail.list[clicked]
     return [
-        _Rows(
-            clicked, time[clicked], CLICK, choices.item[clicked], surface[clicked], position[clicked], token[clicked]
-        ),
-        _Rows(viewed, time[viewed], VIEW, choices.item[viewed]),
+        _Rows(clicked, trail.time[clicked], CLICK, choices.item[clicked], *place),
+        _Rows(viewed, trail.time[viewed], VIEW, choices.item[viewed]),
     ]
 
 
-def _impressions(
-    shop: Shop,
-    sessions: Sessions,
-    choices: Choices,
-    time: np.ndarray,
-    surface: np.ndarray,
-    position: np.ndarray,
-    logged: np.ndarray,
-    number: np.ndarray,
-    rng: np.random.Generator,
-) -> list[_Rows]:
+def _impressions(shop: Shop, sessions: Sessions, choices: Choices, trail: _Trail, rng: np.random.Generator) -> _Rows:
     """The lists that were logged; the shop fills them by popularity, whatever is clicked.
 
     In a list with a click the chosen product is at its position. Some lists come after one without a click.
     """
+    logged = np.flatnonzero(trail.list >= 0)
     before = logged[rng.random(len(logged)) < SHARE_UNCLICKED_BEFORE]
     lists = np.concatenate([before, logged])
     clicked = np.arange(len(lists)) >= len(before)
-    place = np.repeat(np.arange(1, LIST_LENGTH + 1)[None], len(lists), axis=0)
-    day = sessions.start[sessions.of_choice[lists]] // SECONDS_PER_DAY
+    day = sessions.start[trail.session[lists]] // SECONDS_PER_DAY
     flat = draw_by_popularity(shop, np.repeat(choices.leaf[lists], LIST_LENGTH), np.repeat(day, LIST_LENGTH), rng)
-    shown = flat.reshape(-1, LIST_LENGTH)
-    is_choice = (place == position[lists][:, None]) & clicked[:, None]
-    shown = np.where(is_choice, choices.item[lists][:, None], shown)
-    keep = is_choice | ~_shown_already(shown, is_choice)
-    row, column = np.nonzero(keep)
-    when = np.where(clicked, time[lists] - _LIST_BEFORE, time[lists] - _UNCLICKED_BEFORE)
-    token = np.where(clicked, number[lists], number[lists] + 1)
+    place = np.arange(1, LIST_LENGTH + 1)
+    is_choice = (place == trail.position[lists, None]) & clicked[:, None]
+    shown = np.where(is_choice, choices.item[lists, None], flat.reshape(-1, LIST_LENGTH))
+    row, column = np.nonzero(is_choice | ~_shown_already(shown, is_choice))
+    when = trail.time[lists] - np.where(clicked, _LIST_BEFORE, _UNCLICKED_BEFORE)
+    number = trail.list[lists] + ~clicked
     choice = lists[row]
-    return [_Rows(choice, when[row], IMPRESSION, shown[row, column], surface[choice], place[row, column], token[row])]
+    return _Rows(choice, when[row], IMPRESSION, shown[row, column], trail.surface[choice], place[column], number[row])
 
 
 def _shown_already(shown: np.ndarray, is_choice: np.ndarray) -> np.ndarray:
@@ -165,11 +178,11 @@ def _shown_already(shown: np.ndarray, is_choice: np.ndarray) -> np.ndarray:
     return (same & (earlier | is_choice[:, None, :])).any(axis=2)
 
 
-def _cart_and_order(
-    shop: Shop, sessions: Sessions, choices: Choices, time: np.ndarray, rng: np.random.Generator
+def _carts_and_orders(
+    shop: Shop, sessions: Sessions, choices: Choices, trail: _Trail, rng: np.random.Generator
 ) -> list[_Rows]:
     """Carts, and for some sessions one order at their end: a line for each product of the cart, with its quantity."""
-    session = sessions.of_choice
+    session, time = trail.session, trail.time
     own_style = shop.cell_style[shop.item_cell[choices.item]] == choices.style[session]
     carted = np.flatnonzero(rng.random(len(session)) < np.where(own_style, CART_OWN_STYLE, CART_OTHER))
     amount = rng.choice([1, 2, 3], len(carted), p=[0.88, 0.09, 0.03])
@@ -188,7 +201,7 @@ def _cart_and_order(
 
 
 def _to_arrow(
-    groups: list[_Rows],
+    rows: list[_Rows],
     session_of_choice: np.ndarray,
     sessions: Sessions,
     prices: np.ndarray,
@@ -199,22 +212,21 @@ def _to_arrow(
     """Sorts the rows by time and names the numbers."""
 
     def column(name: str) -> np.ndarray:
-        parts = [np.broadcast_to(getattr(group, name), len(group.choice)) for group in groups]
-        return np.concatenate(parts)[order]
+        return np.concatenate([np.broadcast_to(getattr(part, name), len(part.choice)) for part in rows])
 
-    order = np.arange(sum(len(group.choice) for group in groups))
     order = np.argsort(column("timestamp"), kind="stable")
-    session = session_of_choice[column("choice")]
-    shopper, item, kind, token = sessions.shopper[session], column("item"), column("type"), column("list")
-    quantity, surface, query = column("quantity"), column("surface"), column("query")
+    column_of = {field.name: column(field.name)[order] for field in fields(_Rows)}
+    session = session_of_choice[column_of["choice"]]
+    shopper, item, token = sessions.shopper[session], column_of["item"], column_of["list"]
+    kind, quantity, surface = column_of["type"], column_of["quantity"], column_of["surface"]
     other = rng.random(len(sessions.length)) >= SHARE_USUAL_DEVICE
     device = np.where(other, rng.integers(0, len(DEVICES), len(other)), visible.device[sessions.shopper])
     session_number = names.first_session + session + 1
     columns = {
         "user_id": _named("shopper-", names.first_shopper + shopper + 1),
         "item_id": _named("sku-", item + 1, item < 0),
-        "type": _of(sorted(EVENT_TYPES, key=EVENT_TYPES.__getitem__), kind - 1),
-        "timestamp": pa.array(column("timestamp")),
+        "type": _of(_TYPE_NAMES, kind),
+        "timestamp": pa.array(column_of["timestamp"]),
         "session": _named("session-", session_number),
         "order": _named("order-", session_number, kind != PURCHASE),
         "quantity": pa.array(quantity.astype(np.int32), mask=quantity == 0),
@@ -222,9 +234,9 @@ def _to_arrow(
         "device": _of(DEVICES, device[session]),
         "region": _of(REGIONS, visible.region[shopper]),
         "surface": _of(SURFACES, surface),
-        "position": pa.array(column("position").astype(np.int32), mask=surface < 0),
+        "position": pa.array(column_of["position"].astype(np.int32), mask=surface < 0),
         "attribution_token": _named("list-", token, token < 0),
-        "attributes": _query_attributes(query),
+        "attributes": _query_attributes(column_of["query"]),
     }
     return pa.table([columns[field.name] for field in EVENTS], schema=EVENTS)
 

@@ -27,8 +27,8 @@ LEAD, MIN_GAP, MAX_GAP, TAIL = 40, 40, 600, 300
 MEDIAN_EXTRA_GAP, GAP_SPREAD = 45.0, 1.0
 # Two sessions of a shopper are farther apart than the half hour that ends a session.
 PAUSE = 2_700
-# Sessions whose choices are drawn at once: bounds memory.
-BLOCK = 16_384
+# Sessions, times the most cells of a category, whose choices are drawn at once: bounds memory.
+BLOCK = 1_048_576
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def plan_sessions(visible: Visible, mean_sessions: float, days: int, rng: np.ran
 
     Args:
         visible: the chunk's shoppers.
-        mean_sessions: expected sessions of a shopper; every shopper comes at least once if it is 1 or more.
+        mean_sessions: expected sessions of a shopper; every shopper plans at least one if it is 1 or more.
         days: length of the span.
         rng: source of chance.
     """
@@ -88,7 +88,7 @@ def plan_sessions(visible: Visible, mean_sessions: float, days: int, rng: np.ran
     offset = total - np.repeat(total[first] - LEAD, length)
     duration = offset[first + length - 1] + TAIL
     start = _apart(shopper, start, duration + PAUSE)
-    # The last ones of a crowded shopper are pushed beyond the span: they don't happen.
+    # Those that would end after the span don't happen: plans of its last hours, and of shoppers who come too often.
     happens = start + duration < days * SECONDS_PER_DAY
     return Sessions(shopper[happens], start[happens], length[happens], offset[np.repeat(happens, length)])
 
@@ -120,8 +120,9 @@ def draw_choices(shop: Shop, shoppers: Shoppers, sessions: Sessions, rng: np.ran
     first, choices = sessions.first, int(sessions.length.sum())
     item, leaf = np.empty(choices, np.int64), np.empty(choices, np.int64)
     entered, style = np.zeros(choices, bool), np.empty(len(first), np.int64)
-    for begin in range(0, len(first), BLOCK):
-        rows = np.arange(begin, min(begin + BLOCK, len(first)))
+    block = max(1, BLOCK // shop.leaf_cells.shape[1])
+    for begin in range(0, len(first), block):
+        rows = np.arange(begin, min(begin + block, len(first)))
         state = shoppers.at(sessions.shopper[rows], sessions.start[rows])
         day = sessions.start[rows] // SECONDS_PER_DAY
         style[rows] = draw(style_probabilities(shop, state), rng)
@@ -148,16 +149,10 @@ def _draw_items(
     shop: Shop, state: State, style: np.ndarray, leaf: np.ndarray, day: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Draws from P(j | u, t, s, c) for N sessions with styles, categories and days int [N]: rows int64 [N]."""
-    cells = leaf_cells(shop)[leaf]
+    cells = shop.leaf_cells[leaf]
     weights = budget_and_brand_match(shop, state, cells) * shop.style_match[style[:, None], cells]
     chosen = draw(weights * _available_weight(shop, day, leaf, cells), rng)
     return draw_in_cells(shop, cells[np.arange(len(cells)), chosen], day, rng)
-
-
-def leaf_cells(shop: Shop) -> np.ndarray:
-    """Cells of each category, the last one repeated to fill the row: int64 [leaves, most cells of a category]."""
-    width = int(np.diff(shop.leaf_first).max())
-    return np.minimum(shop.leaf_first[:-1, None] + np.arange(width), shop.leaf_first[1:, None] - 1)
 
 
 def _available_weight(shop: Shop, day: np.ndarray, leaf: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -168,7 +163,7 @@ def _available_weight(shop: Shop, day: np.ndarray, leaf: np.ndarray, cells: np.n
 
 def draw_by_popularity(shop: Shop, leaf: np.ndarray, day: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Products of categories `leaf` [N] on `day` [N] in proportion to popularity^a alone: rows int64 [N]."""
-    cells = leaf_cells(shop)[leaf]
+    cells = shop.leaf_cells[leaf]
     chosen = draw(_available_weight(shop, day, leaf, cells), rng)
     return draw_in_cells(shop, cells[np.arange(len(cells)), chosen], day, rng)
 

@@ -12,15 +12,15 @@ from transform.simulator.words import DEVICES, REGIONS
 from transform.tables import USERS
 
 # Standard deviations: of the logits of styles, of the logits of categories, of the log price level.
-STYLE_SPREAD = 3.0
-INTEREST_SPREAD = 2.5
+STYLE_SPREAD = 4.0
+INTEREST_SPREAD = 2.0
 BUDGET_SPREAD = 0.5
 # Correlation of a taste with itself one knot (30 days) later.
 STYLE_MEMORY = 0.93
 BUDGET_MEMORY = 0.97
 FAVOURITE_BRANDS = 3
 # Of the log of the sessions expected of a shopper: the tail of activity.
-ACTIVITY_SPREAD = 1.2
+ACTIVITY_SPREAD = 1.0
 DEVICE_SHARES = (0.6, 0.32, 0.08)
 REGION_SHARES = (0.22, 0.2, 0.2, 0.18, 0.15, 0.05)
 

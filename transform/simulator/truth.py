@@ -50,13 +50,16 @@ KNOT_DAYS = 30
 # `item_day` of a product that cannot be chosen: it was withdrawn before the first day.
 NEVER = np.iinfo(np.int32).max
 
-POPULARITY_EXPONENT = 0.7  # a
+POPULARITY_EXPONENT = 1.0  # a
 STYLE_STRENGTH = 5.0  # κ
 PRICE_STRENGTH = 3.0  # γ
 BRAND_STRENGTH = 1.5  # δ
 CONTINUE = 0.72  # ρ
 STAY = 0.6  # σ
 MAX_STEPS = 20
+
+# Shoppers whose probabilities are computed at once.
+BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,12 @@ class Shop:
     def leaf_first(self) -> np.ndarray:
         """First cell of each category, and the number of cells: int64 [leaves + 1]."""
         return np.searchsorted(self.cell_leaf, np.arange(len(self.leaf_market) + 1))
+
+    @cached_property
+    def leaf_cells(self) -> np.ndarray:
+        """Cells of each category, the last one repeated to fill the row: int64 [leaves, most cells of a category]."""
+        width = int(np.diff(self.leaf_first).max())
+        return np.minimum(self.leaf_first[:-1, None] + np.arange(width), self.leaf_first[1:, None] - 1)
 
     @cached_property
     def style_match(self) -> np.ndarray:
@@ -255,61 +264,91 @@ class Oracle:
                 None: a session starts.
 
         Returns:
-            float64 [B, items] in row order of items.parquet; rows sum to 1.
+            float32 [B, items] in row order of items.parquet; rows sum to 1.
 
         Raises:
             ValueError: an unknown shopper or product, a product not available then, a time before the shop's start.
         """
-        state, days = self._state(user_ids, timestamp)
-        styles, leaves = style_probabilities(self.shop, state), leaf_probabilities(self.shop, state)
-        if last_item_ids is not None:
-            cells = self.shop.item_cell[self._rows(last_item_ids, days)]
-            leaves = self.shop.transitions[self.shop.cell_leaf[cells]]
-            # The product within its cell says nothing of the style: P(i | cell) is the same for all styles.
-            each = np.arange(len(cells))
-            styles = styles * np.stack([share[each, cells] for share in cell_shares(self.shop, state, days)], axis=1)
-            styles /= styles.sum(axis=1, keepdims=True)
-        return self._items(state, days, styles, leaves)
+        rows, seconds = self._users(user_ids, timestamp)
+        last = None if last_item_ids is None else self._chosen(last_item_ids, seconds)
+        result = np.empty((len(rows), len(self.item_ids)), np.float32)
+        for block in _blocks(len(rows)):
+            state, days = self.shoppers.at(rows[block], seconds[block] - self.shop.start), self.shop.day(seconds[block])
+            styles, leaves = style_probabilities(self.shop, state), leaf_probabilities(self.shop, state)
+            if last is not None:
+                cells = self.shop.item_cell[last[block]]
+                styles = styles_after(self.shop, state, days, styles, cells)
+                leaves = self.shop.transitions[self.shop.cell_leaf[cells]]
+            result[block] = item_probabilities(self.shop, state, days, styles, leaves)
+        return result
 
     def session_probabilities(self, user_ids: Sequence[str], timestamp: np.ndarray) -> np.ndarray:
-        """As choice_probabilities for one choice drawn from all choices of sessions that start at `timestamp`.
+        """As choice_probabilities, for one choice drawn from all those of the sessions that start at `timestamp`.
 
         This is what ranks best against everything a shopper does in a span, not only against his next choice.
         """
-        state, days = self._state(user_ids, timestamp)
-        leaves = leaf_probabilities(self.shop, state) @ self.shop.session_mix
-        return self._items(state, days, style_probabilities(self.shop, state), leaves)
+        rows, seconds = self._users(user_ids, timestamp)
+        result = np.empty((len(rows), len(self.item_ids)), np.float32)
+        for block in _blocks(len(rows)):
+            state, days = self.shoppers.at(rows[block], seconds[block] - self.shop.start), self.shop.day(seconds[block])
+            leaves = leaf_probabilities(self.shop, state) @ self.shop.session_mix
+            result[block] = item_probabilities(self.shop, state, days, style_probabilities(self.shop, state), leaves)
+        return result
 
-    def _state(self, user_ids: Sequence[str], timestamp: np.ndarray) -> tuple[State, np.ndarray]:
-        unknown = [user for user in user_ids if user not in self._user_rows]
-        if unknown:
-            raise ValueError(f"shopper {unknown[0]!r} is not in the truth; it knows {len(self._user_rows)} shoppers")
+    def _users(self, user_ids: Sequence[str], timestamp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the shoppers and their times, checked: int64 [B] each."""
         seconds = np.asarray(timestamp, np.int64)
         if seconds.shape != (len(user_ids),):
-            raise ValueError(f"timestamp must have shape [{len(user_ids)}] as user_ids, received shape {seconds.shape}")
-        rows = np.array([self._user_rows[user] for user in user_ids], np.int64)
-        return self.shoppers.at(rows, seconds - self.shop.start), self.shop.day(seconds)
+            raise ValueError(
+                f"timestamp must have shape ({len(user_ids)},) as user_ids, received shape {seconds.shape}"
+            )
+        unknown = [user for user in user_ids if user not in self._user_rows]
+        if unknown:
+            raise ValueError(f"shopper {unknown[0]!r} is not in the truth, which knows {len(self._user_rows)} shoppers")
+        return np.array([self._user_rows[user] for user in user_ids], np.int64), seconds
 
-    def _rows(self, item_ids: Sequence[str], days: np.ndarray) -> np.ndarray:
+    def _chosen(self, item_ids: Sequence[str], seconds: np.ndarray) -> np.ndarray:
+        """Rows of products that can have been chosen at `seconds` [B]: int64 [B]."""
+        if len(item_ids) != len(seconds):
+            raise ValueError(
+                f"last_item_ids must have the length of user_ids, {len(seconds)}, received {len(item_ids)}"
+            )
         unknown = [item for item in item_ids if item not in self._item_rows]
         if unknown:
-            raise ValueError(f"product {unknown[0]!r} is not in the truth; it knows {len(self.item_ids)} products")
+            raise ValueError(f"product {unknown[0]!r} is not in the truth, which knows {len(self.item_ids)} products")
         rows = np.array([self._item_rows[item] for item in item_ids], np.int64)
-        early = np.flatnonzero(self.shop.item_day[rows] > days)
+        early = np.flatnonzero(self.shop.item_day[rows] > self.shop.day(seconds))
         if len(early):
             raise ValueError(
-                f"product {item_ids[early[0]]!r} was not available at its timestamp: it cannot have been chosen"
+                f"product {item_ids[early[0]]!r} was not available at {seconds[early[0]]}: it cannot have been chosen"
             )
         return rows
 
-    def _items(self, state: State, days: np.ndarray, styles: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-        """Σ_s P(s) · P(j | s, c(j)) · P(c(j)) for styles [B, styles] and leaves [B, leaves]: float64 [B, items]."""
-        shop = self.shop
-        cells = np.zeros((len(days), len(shop.cell_leaf)))
-        for probability, share in zip(styles.T, cell_shares(shop, state, days), strict=True):
-            cells += probability[:, None] * share
-        cells *= leaves[:, shop.cell_leaf]
-        weight = shop.cell_weight[days]
-        # Per unit of product weight; a cell with nothing available has probability 0 already.
-        np.divide(cells, weight, out=cells, where=weight > 0)
-        return cells[:, shop.item_cell] * shop.item_weight * (shop.item_day <= days[:, None])
+
+def styles_after(shop: Shop, state: State, days: np.ndarray, styles: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """P(s | u, t, i) from P(s | u, t) [N, styles] for choices i in `cells` [N]: float64 [N, styles].
+
+    The product within its cell says nothing of the style: P(i | cell) is the same for all styles.
+    """
+    each = np.arange(len(cells))
+    posterior = styles * np.stack([share[each, cells] for share in cell_shares(shop, state, days)], axis=1)
+    return posterior / posterior.sum(axis=1, keepdims=True)
+
+
+def item_probabilities(
+    shop: Shop, state: State, days: np.ndarray, styles: np.ndarray, leaves: np.ndarray
+) -> np.ndarray:
+    """P(c(j)) · Σ_s P(s) · P(j | u, t, s, c(j)) for P(s) [N, styles] and P(c) [N, leaves]: float64 [N, items]."""
+    cells = np.zeros((len(days), len(shop.cell_leaf)))
+    for probability, share in zip(styles.T, cell_shares(shop, state, days), strict=True):
+        cells += probability[:, None] * share
+    cells *= leaves[:, shop.cell_leaf]
+    weight = shop.cell_weight[days]
+    # Per unit of product weight; a cell with nothing available has probability 0 already.
+    np.divide(cells, weight, out=cells, where=weight > 0)
+    return cells[:, shop.item_cell] * shop.item_weight * (shop.item_day <= days[:, None])
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Consecutive parts of so many rows: bounds the memory between the state and the result."""
+    return [slice(begin, min(begin + BLOCK, rows)) for begin in range(0, rows, BLOCK)]

@@ -212,7 +212,8 @@ BRAND_HEADS = (
 )
 # fmt: off
 BRAND_TAILS = (
-    "vik", "tera", "lane", "tor", "una", "wick", "mond", "den", "ara", "by", "ford", "ello", "ström", "quist", "aro", "sen",
+    "vik", "tera", "lane", "tor", "una", "wick", "mond", "den",
+    "ara", "by", "ford", "ello", "ström", "quist", "aro", "sen",
 )
 # fmt: on
 

@@ -24,7 +24,7 @@ ROW_GROUP = 262_144
 # Shoppers are simulated in chunks of about so many events: bounds memory.
 CHUNK_EVENTS = 1_000_000
 # Sessions that measure how many events one leaves.
-PILOT_SESSIONS = 4_000
+PILOT_SESSIONS = 16_384
 
 # First entry of a random stream's key, after the seed; the second is the chunk.
 _CATALOGUE, _WORDS, _PILOT, _SHOPPERS, _SESSIONS = range(5)
@@ -35,17 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def simulate(output: Path, config: SimulatorConfig) -> None:
-    """Writes events, items and users (.parquet), dataset.json and truth.npz to the new folder `output`.
+    """Writes events, items and users (.parquet), dataset.json and truth.npz to the folder `output`.
 
     Events are in order of time within each chunk of shoppers (a shop of up to a million events is one chunk).
     The folder appears when it is whole.
 
     Raises:
-        FileExistsError: `output` is there already.
+        FileExistsError: `output` is there already, and not an empty folder.
         ValueError: more events than so many shoppers can leave in so many days.
     """
-    if output.exists():
-        raise FileExistsError(f"{output} is there already: remove it, or name another folder for the simulated shop")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise FileExistsError(f"{output} is not empty: remove it, or name another folder for the simulated shop")
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
