@@ -42,10 +42,10 @@ def read_tables(paths: list[str]) -> pa.Table:
     return pa.concat_tables([read_table(path) for path in paths])
 
 
-def write_json(path: str, value: Any) -> None:
-    """Writes one JSON file, readable and with sorted keys."""
+def write_json(path: str, value: Any, indent: int | None = None) -> None:
+    """Writes one JSON file with sorted keys; with `indent` for people."""
     with replaced_when_whole(path) as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 
 
 def read_json(path: str) -> Any:

@@ -539,7 +539,7 @@ def _write_statistics(
         "id_embedding_rows": schema.id_embedding_size,
         "context_counts": {name: _context_counts(contexts, name) for name in _CONTEXTS},
     }
-    write_json(FileSystems.join(places.output, STATISTICS_FILE), statistics)
+    write_json(FileSystems.join(places.output, STATISTICS_FILE), statistics, indent=2)
 
 
 def _context_counts(contexts: pa.Table, name: str) -> dict[str, int]:

@@ -61,8 +61,9 @@ def _date(text: str | None, key: str) -> int | None:
 
 def _after_share(minutes: dict[str, int], part: float) -> int:
     """Second at which the minute begins before which at least `part` of the events lie."""
-    keys = np.array(sorted(int(minute) for minute in minutes))
-    running = np.cumsum([minutes[str(key)] for key in keys])
+    keys, counts = np.array([(int(minute), count) for minute, count in minutes.items()]).T
+    order = np.argsort(keys)
+    keys, running = keys[order], np.cumsum(counts[order])
     # Tolerates the rounding of 1 - 0.1 - 0.1 on an exact count.
     place = int(np.searchsorted(running, part * running[-1] - 1e-6))
     return int(keys[place] + 1) * MINUTE

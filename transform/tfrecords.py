@@ -16,6 +16,8 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 _FIELD_1 = b"\x0a"
 _FIELD_2 = b"\x12"
 _MASK_DELTA = 0xA282EAD8
+# Values up to this length are worth remembering: types, categories, ids, but not pictures.
+_REPEATING_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -119,21 +121,23 @@ def _packed_entries(name: str, kind: bytes, content: bytes, offsets: np.ndarray)
 
 
 def _bytes_entries(name: str, values: list[bytes], offsets: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
-    headers: dict[int, bytes] = {}
-    prefixes: dict[int, bytes] = {}
+    """Short values, which often repeat, are encoded once."""
+    known: dict[bytes, tuple[bytes, bytes]] = {}
     bounds = offsets.tolist()
     for start, end in itertools.pairwise(bounds):
-        pieces = []
-        for value in values[start:end]:
-            prefix = prefixes.get(len(value))
-            if prefix is None:
-                prefix = prefixes[len(value)] = _delimited(_FIELD_1, len(value))
-            pieces.append(prefix + value)
-        payload = b"".join(pieces)
-        header = headers.get(len(payload))
-        if header is None:
-            header = headers[len(payload)] = _header(name, _BYTES_LIST, len(payload))
-        yield header, payload
+        if end - start != 1 or len(values[start]) > _REPEATING_BYTES:
+            yield _bytes_entry(name, values[start:end])
+            continue
+        value = values[start]
+        entry = known.get(value)
+        if entry is None:
+            entry = known[value] = _bytes_entry(name, [value])
+        yield entry
+
+
+def _bytes_entry(name: str, values: list[bytes]) -> tuple[bytes, bytes]:
+    payload = b"".join(_delimited(_FIELD_1, len(value)) + value for value in values)
+    return _header(name, _BYTES_LIST, len(payload)), payload
 
 
 def _header(name: str, kind: bytes, list_length: int) -> bytes:
