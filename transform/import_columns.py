@@ -104,7 +104,7 @@ def parse_numbers(name: str, column: Column, data_type: pa.DataType, missing: Se
     if pa.types.is_integer(data_type):
         limit = np.iinfo(data_type.to_pandas_dtype()).max
         rule = f"must be a whole number up to {limit}"
-        wrong |= (np.abs(numbers) > limit) | (numbers % 1 != 0)
+        wrong |= (np.abs(numbers) > limit) | (np.floor(numbers) != numbers)
     wrong &= ~absent
     values = pa.array(np.where(absent | wrong, 0, numbers), mask=absent | wrong).cast(data_type)
     return Parsed(values, _reasons(name, rule, text, wrong))
@@ -158,7 +158,9 @@ def _iso_or_number(text: pa.Array, time_format: TimeFormat) -> pa.Array:
             values[rows], known[rows] = pc.fill_null(seconds, 0).to_numpy(), pc.is_valid(seconds).to_numpy(False)
     rest = text.filter(pa.array(~iso))
     # Whole numbers stay whole: as float64, nanoseconds would lose their last digits.
-    whole = pc.fill_null(pc.match_substring_regex(rest, r"^-?\d{1,18}$"), False).to_numpy(zero_copy_only=False)
+    whole = pc.fill_null(pc.match_substring_regex(rest, r"^-?(\d{1,18}|[1-8]\d{18})$"), False).to_numpy(
+        zero_copy_only=False
+    )
     units = _UNITS_PER_SECOND[time_format.timestamp_unit]
     rows = np.flatnonzero(~iso)
     values[rows[whole]] = rest.filter(pa.array(whole)).cast(pa.int64()).to_numpy() // units
@@ -170,9 +172,14 @@ def _iso_or_number(text: pa.Array, time_format: TimeFormat) -> pa.Array:
 
 
 def _localise(moments: pd.Series, zone: str) -> pd.Series:
-    """Naive times as moments in UTC; a doubled hour is the later one, a skipped one its end."""
+    """Naive times as moments in UTC; a doubled hour is the later one, a skipped one counts an hour on."""
     later = np.zeros(len(moments), dtype=bool)
-    return moments.dt.tz_localize(zone, ambiguous=later, nonexistent="shift_forward").dt.tz_convert("UTC")
+    local = moments.dt.tz_localize(zone, ambiguous=later, nonexistent="NaT").copy()
+    skipped = local.isna() & moments.notna()
+    if skipped.any():
+        # By hand: pandas 1.5 shifts skipped times in London an hour too far.
+        local[skipped] = (moments[skipped] + pd.Timedelta(hours=1)).dt.tz_localize(zone)
+    return local.dt.tz_convert("UTC")
 
 
 def _epoch_seconds(moments: pd.Series) -> pa.Array:

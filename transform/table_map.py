@@ -92,7 +92,7 @@ class TableMap:
     # strptime format; None: ISO 8601, or a number in `timestamp_unit`.
     timestamp_format: str | None = None
     timestamp_unit: TimestampUnit = "s"
-    # Of times without an offset. An hour that occurs twice counts as the later, one that is skipped as its end.
+    # Of times without an offset. Of an hour that occurs twice it is the later; in one that is skipped, an hour on.
     timezone: str = "UTC"
     drop: tuple[DropRule, ...] = ()
     # keep_later: of several files, rows dated at or after the start of a later file are dropped from the earlier one.
