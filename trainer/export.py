@@ -1,0 +1,301 @@
+"""Trained models → SavedModels that hold everything a server needs, and the index's recall and speed."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.baselines import choose_recent_popularity
+from trainer.config import EvaluationConfig, ExportConfig
+from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
+from trainer.item_encoder_module import ItemEncoderModule
+from trainer.queries import Queries, build_queries, load_split, sample_users
+from trainer.ranker import Ranker, load_ranker
+from trainer.recommender_module import RecommenderModule, Sizes, Stages, Strings, fetched
+from trainer.retrieval import RetrievalModel, load_retrieval
+from trainer.string_tables import write_asset
+from trainer.warmup import Request, write_warmup
+from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
+from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, SEARCH
+
+log = logging.getLogger(__name__)
+
+RECOMMENDER, ITEM_ENCODER = "recommender", "item_encoder"
+INDEX_REPORT = "index.json"
+# What the model is made of, for people and for the publishing step; servers do not read it.
+METADATA_FILE = Path("assets.extra") / "tandem.json"
+
+# Recall that search effort is tuned to on other shoppers, a little above what is promised for held-out ones.
+_TARGET_RECALL = 0.985
+_TUNING_QUERIES = 500
+_TIMED_QUERIES = 200
+# Shoppers whose validation chooses the window of the popularity prior.
+_PRIOR_QUERIES = 2_000
+_WARMUP_BATCHES = (1, 8, 32)
+_ROWS_AT_ONCE = 65_536
+
+
+class ExportError(ValueError):
+    """Trained models and data that cannot be exported."""
+
+
+@dataclass(frozen=True)
+class _World:
+    """What all parts of the export read."""
+
+    catalogue: Catalogue
+    sequences: Sequences
+    retrieval: RetrievalModel
+    ranker: Ranker
+    config: ExportConfig
+
+    @property
+    def sizes(self) -> Sizes:
+        config = self.config
+        length = self.ranker.config.history_length
+        return Sizes(length, config.k, config.candidates, config.exclude_length, config.exclude_history)
+
+
+def export(
+    transform_dir: Path, retrieval_dir: Path, ranker_dir: Path, output: Path, config: ExportConfig, log_dir: Path
+) -> None:
+    """Writes the SavedModels `output`/recommender and `output`/item_encoder, and `output`/index.json.
+
+    Args:
+        transform_dir: output of the transform.
+        retrieval_dir: trained retrieval model.
+        ranker_dir: trained ranker.
+        output: folder to write into; what an earlier export left there is replaced.
+        config: index and widths.
+        log_dir: TensorBoard scalars of the index.
+
+    Raises:
+        ExportError: no product is available.
+        ModelFilesError: a model is missing or was trained on other data.
+    """
+    catalogue = load_catalogue(transform_dir)
+    if not catalogue.available[FIRST:].any():
+        raise ExportError(
+            f"{transform_dir}: none of the {catalogue.size - FIRST} products is available, so there is nothing to "
+            "recommend. Check the column `available` of the items table."
+        )
+    world = _World(
+        catalogue,
+        load_sequences(transform_dir),
+        load_retrieval(retrieval_dir, catalogue),
+        load_ranker(ranker_dir, catalogue),
+        config,
+    )
+    log.info("export: vectors of %d products", catalogue.size - FIRST)
+    items = _of_all_rows(world.retrieval.products.vectors, catalogue.size)
+    index, report = _build_index(world, items, transform_dir)
+    with tempfile.TemporaryDirectory() as assets:
+        files = {
+            file.name: write_asset(file, Path(assets)) for file in (transform_dir / VOCABULARY_FOLDER).glob("*.txt")
+        }
+        recommender = _recommender(world, items, index, files, transform_dir)
+        _save(recommender, recommender.functions, output / RECOMMENDER)
+        encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
+        _save(encoder, encoder.functions, output / ITEM_ENCODER)
+    count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world))
+    count += write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
+    log.info("export: %d warm-up requests", count)
+    _write_metadata(output, world, report)
+    (output / INDEX_REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _write_scalars(log_dir, report)
+
+
+def _of_all_rows(vectors: Callable[[tf.Tensor], tf.Tensor], size: int) -> np.ndarray:
+    """Vectors of every catalogue row, float32 [V, D], a block at a time."""
+    blocks = [
+        vectors(tf.range(start, min(start + _ROWS_AT_ONCE, size))).numpy() for start in range(0, size, _ROWS_AT_ONCE)
+    ]
+    return np.concatenate(blocks)
+
+
+def _build_index(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[Index, dict[str, Any]]:
+    """The index over available products, tuned on some shoppers and measured on others."""
+    rows = np.flatnonzero(world.catalogue.available).astype(np.int32)
+    vectors = _of_all_rows(lambda part: world.retrieval.project_items(tf.gather(items, part)), len(items))[rows]
+    width = fetched(world.sizes)
+    exact = BruteForceIndex(width).index(vectors, rows)
+    held_out, others = _query_embeddings(world, items, transform_dir)
+    start = time.perf_counter()
+    index = make_index(world.config.index, width).index(vectors, rows)
+    if isinstance(index, ScannIndex):
+        index.tune(others, exact, _TARGET_RECALL)
+    seconds = time.perf_counter() - start
+    report = {
+        "kind": index.kind,
+        "recall@100": recall_at_100(index, exact, held_out),
+        "ms_per_query": milliseconds_per_query(index, held_out[:_TIMED_QUERIES], width),
+        "ms_per_query_brute_force": milliseconds_per_query(exact, held_out[:_TIMED_QUERIES], width),
+        "build_seconds": seconds,
+        "n": len(rows),
+        "dim": vectors.shape[1],
+        "queries": len(held_out),
+        "neighbours": width,
+        "settings": index.settings(),
+    }
+    log.info("export: %s index, recall@100 %.4f, %.3f ms", index.kind, report["recall@100"], report["ms_per_query"])
+    return index, report
+
+
+def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [Q, D] of shoppers at the test cut-off, and of other shoppers at the validation cut-off."""
+    split, config = load_split(transform_dir), EvaluationConfig()
+    spans = [
+        build_queries(world.sequences, world.catalogue, split, span, config, world.retrieval.config.history_length)
+        for span in ("test", "validation")
+    ]
+    test, validation = (queries for queries in spans)
+    if not len(test):
+        raise ExportError(
+            f"{transform_dir}: no shopper has interactions both before and in the test span, received {test.counts}; "
+            "index recall needs held-out shoppers. Move split.test_start or give more data."
+        )
+    limit = min(world.config.recall_queries, max(1, len(test) // 2))
+    measured = sample_users(world.sequences, test.users, limit, config.seed)
+    chosen = np.flatnonzero(np.isin(test.users, measured))
+    others = np.flatnonzero(~np.isin(validation.users, measured))[:_TUNING_QUERIES]
+    tuning = validation.take(others) if len(others) else test.take(chosen)
+    return _embeddings(world, items, test.take(chosen)), _embeddings(world, items, tuning)
+
+
+def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarray:
+    """Stage one's vectors of queries, float32 [Q, D]."""
+    table = tf.constant(items)
+    blocks = [
+        world.retrieval.query_embeddings({k: tf.constant(v) for k, v in queries.batch(*block).items()}, table)
+        for block in queries.blocks()
+    ]
+    return np.concatenate(blocks)
+
+
+def _recommender(
+    world: _World, items: np.ndarray, index: Index, assets: dict[str, Path], transform_dir: Path
+) -> RecommenderModule:
+    retrieval, ranker, catalogue = world.retrieval, world.ranker, world.catalogue
+    stages = Stages(
+        query_embeddings=retrieval.query_embeddings,
+        project_items=retrieval.project_items,
+        encode=ranker.encode,
+        score=ranker.score,
+        retrieval_items=items,
+        ranker_items=_of_all_rows(ranker.item_vectors, catalogue.size),
+        retrieval_history=retrieval.config.history_length,
+        ranker_history=ranker.config.history_length,
+    )
+    context = {feature.name: assets[feature.vocabulary] for feature in catalogue.schema.context}
+    numbers, counts = np.unique(world.sequences.types, return_counts=True)
+    strings = Strings(
+        item_ids=assets[ITEM_IDS_FILE],
+        device=context.get("device"),
+        region=context.get("region"),
+        event_types={
+            name: number
+            for name, number in EVENT_TYPES.items()
+            if number in numbers and number not in (IMPRESSION, SEARCH)
+        },
+        default_event_type=int(numbers[counts.argmax()]),
+    )
+    return RecommenderModule(stages, index, strings, world.sizes, _prior(world, transform_dir), catalogue.available)
+
+
+def _prior(world: _World, transform_dir: Path) -> np.ndarray:
+    """The recent-popularity baseline's scores, float32 [V]: what an evaluation calls popularity is what is served."""
+    split, config = load_split(transform_dir), EvaluationConfig()
+    length = world.retrieval.config.history_length
+    validation = build_queries(world.sequences, world.catalogue, split, "validation", config, length)
+    kept = sample_users(world.sequences, validation.users, _PRIOR_QUERIES, config.seed)
+    validation = validation.take(np.flatnonzero(np.isin(validation.users, kept)))
+    popularity, _ = choose_recent_popularity(world.sequences, world.catalogue, split, config, validation)
+    return popularity.order_scores
+
+
+def _save(module: tf.Module, functions: dict[str, Any], directory: Path) -> None:
+    """Writes a SavedModel in place of what is there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(module, str(directory), signatures=functions, options=options)
+    log.info("export: wrote %s", directory)
+
+
+def _recommender_requests(world: _World) -> Iterator[Request]:
+    """Every signature with histories of real products at each batch size; defaults only where B is 1."""
+    sizes, ids = world.sizes, world.catalogue.item_ids
+    generator = np.random.default_rng(0)
+    rows = np.flatnonzero(world.catalogue.available)
+    for batch in _WARMUP_BATCHES:
+        chosen = ids[generator.choice(rows, [batch, max(sizes.history, sizes.candidates)])]
+        history = {"history_item_ids": chosen[:, : sizes.history]}
+        optional = {
+            "history_event_types": np.full([batch, sizes.history], "", dtype=object),
+            "history_timestamps": np.zeros([batch, sizes.history], np.int64),
+            "context_timestamp": np.zeros([batch], np.int64),
+            "context_device": np.full([batch], "", dtype=object),
+            "context_region": np.full([batch], "", dtype=object),
+            "exclude_item_ids": np.full([batch, sizes.exclusions], "", dtype=object),
+        }
+        for signature in ("serving_default", "recommend", "retrieve", "embed_user"):
+            yield signature, history | optional
+        yield "rank", history | optional | {"candidate_item_ids": chosen[:, : sizes.candidates]}
+        yield "similar_items", history | optional | {"item_ids": chosen[:, 0]}
+        if batch == 1:
+            yield "recommend", history
+            # Without a history another branch of the graph answers.
+            yield "recommend", {"history_item_ids": np.full([1, sizes.history], "", dtype=object)}
+
+
+def _item_encoder_requests(world: _World) -> Iterator[Request]:
+    catalogue = world.catalogue
+    rows = np.flatnonzero(catalogue.available)
+    for batch in _WARMUP_BATCHES:
+        chosen = np.resize(rows, batch)
+        width = next((f.length for f in catalogue.schema.item if f.name == "attributes"), 1)
+        yield (
+            "serving_default",
+            {
+                "title": catalogue.titles[chosen],
+                "category": catalogue.categories[chosen],
+                "brand": np.full([batch], "", dtype=object),
+                "attributes": np.full([batch, width], "", dtype=object),
+                "price": catalogue.prices[chosen],
+                "item_id": catalogue.item_ids[chosen],
+            },
+        )
+
+
+def _write_metadata(output: Path, world: _World, report: dict[str, Any]) -> None:
+    sizes = world.sizes
+    recommender = {
+        "model": RECOMMENDER,
+        "index": {"kind": report["kind"], "recall@100": report["recall@100"], "settings": report["settings"]},
+        "widths": asdict(sizes),
+        "products": world.catalogue.size - FIRST,
+        "recommendable": report["n"],
+        "dimensions": {"retrieval": report["dim"], "ranker": world.ranker.config.dim},
+        "custom_ops": ["Scann"] if report["kind"] == ScannIndex.kind else [],
+        "tensorflow": tf.__version__,
+    }
+    encoder = {"model": ITEM_ENCODER, "dimensions": {"retrieval": report["dim"]}, "custom_ops": []}
+    for metadata in (recommender, encoder):
+        path = output / str(metadata["model"]) / METADATA_FILE
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_scalars(log_dir: Path, report: dict[str, Any]) -> None:
+    """Figures of the index for TensorBoard."""
+    with tf.summary.create_file_writer(str(log_dir)).as_default(step=0):
+        for name in ("recall@100", "ms_per_query", "ms_per_query_brute_force", "build_seconds"):
+            tf.summary.scalar(f"index/{name.replace('@', '_at_')}", report[name])

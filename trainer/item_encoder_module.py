@@ -1,0 +1,126 @@
+"""Raw content of products → vectors as the index holds them; reads text in the graph as the transform reads it."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.retrieval import RetrievalModel
+from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
+from trainer.string_tables import IdTable
+from transform.feature_schema import TOKEN_PATTERN, TOKEN_REWRITES
+from transform.tables import CATEGORY_SEPARATOR, PADDING, UNKNOWN
+
+# Width of an input of several values that the models do not read.
+_UNREAD_WIDTH = 1
+
+
+class ItemEncoderModule(tf.Module):
+    """One signature, serving_default: content of products → embedding float32 [B, D], of norm 1.
+
+    Inputs, all but the title optional: title, category ("A > B > C"), brand string [B]; attributes string [B, A]
+    ("name=value", "" where there are fewer); price float32 [B], NaN where unknown; item_id string [B]. A product id
+    that the catalogue knows adds what was learnt about that product; without one, content alone places the product.
+    An input that the models have no feature for is accepted and not read.
+    """
+
+    def __init__(
+        self,
+        retrieval: RetrievalModel,
+        schema: FeatureSchema,
+        id_rows: np.ndarray,
+        assets: Mapping[str, Path],
+    ) -> None:
+        """Args:
+        retrieval: the trained model.
+        schema: of the features that it reads.
+        id_rows: int32 [V] id-embedding row of each catalogue row.
+        assets: vocabulary file name → its asset; `item_ids.txt` and those of the schema.
+        """
+        super().__init__(name="item_encoder")
+        self.features = {feature.name: feature for feature in schema.item}
+        self.rows_by_id = IdTable(assets["item_ids.txt"])
+        self.id_rows = tf.Variable(id_rows, trainable=False, name="id_rows")
+        self.tables = {
+            feature.name: IdTable(assets[feature.vocabulary]) for feature in schema.item if feature.vocabulary
+        }
+        self._model = Untracked(retrieval)
+        width = self.features["attributes"].length if "attributes" in self.features else _UNREAD_WIDTH
+        optional = {
+            "category": tf.constant("", shape=[1]),
+            "brand": tf.constant("", shape=[1]),
+            "attributes": tf.constant("", shape=[1, width]),
+            "price": tf.constant(math.nan, shape=[1]),
+            "item_id": tf.constant("", shape=[1]),
+        }
+        self.functions = {
+            "serving_default": signature(self.encode, {"title": tf.TensorSpec([None], tf.string)}, optional)
+        }
+        self.weights = read_weights(self.functions)
+
+    def encode(self, title: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """embedding float32 [B, D]."""
+        raw = whole_batch(optional, tf.shape(title)[0]) | {"title": title}
+        rows = self.rows_by_id(raw["item_id"])
+        id_rows = tf.gather(self.id_rows, tf.where(rows == PADDING, UNKNOWN, rows))
+        features = {name: self._read(feature, raw[name]) for name, feature in self.features.items()}
+        model = self._model.value
+        return {"embedding": model.project_items(model.item_encoder.encode(features, id_rows))}
+
+    def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
+        """What the model takes for a feature: int32 ids [B, length], or float32 [B, 1]."""
+        if feature.kind == Feature.NUMERIC:
+            return normalised(values, feature.mean, feature.stddev)
+        lists = _LISTS.get(feature.name, single)(values, feature.length)
+        return self.tables[feature.name](lists)
+
+
+def tokens(texts: tf.Tensor, length: int) -> tf.Tensor:
+    """The first tokens of texts [B] as `transform.feature_schema.tokenize` makes them: string [B, length]."""
+    for old, new in TOKEN_REWRITES:
+        texts = tf.strings.regex_replace(texts, old, new)
+    lowered = tf.strings.lower(texts, encoding="utf-8")
+    split = tf.strings.split(tf.strings.regex_replace(lowered, TOKEN_PATTERN, " "))
+    return split.to_tensor("", shape=[None, length])
+
+
+def category_prefixes(paths: tf.Tensor, depth: int) -> tf.Tensor:
+    """The paths to each level, root first: string [B] → [B, depth], "" below a path's end."""
+    levels = tf.strings.split(paths, CATEGORY_SEPARATOR)
+    names = tf.unstack(levels.to_tensor("", shape=[None, depth]), axis=1)
+    prefixes = [names[0]]
+    for name in names[1:]:
+        prefixes.append(tf.strings.join([prefixes[-1], name], CATEGORY_SEPARATOR))
+    present = tf.sequence_mask(levels.row_lengths(), depth)
+    # A path deeper than `depth` has a mask of the same width.
+    return tf.where(present[:, :depth], tf.stack(prefixes, axis=1), "")
+
+
+def single(values: tf.Tensor, length: int) -> tf.Tensor:
+    """Values [B] as lists of one: [B, 1]."""
+    del length
+    return values[:, tf.newaxis]
+
+
+def normalised(values: tf.Tensor, mean: float, stddev: float) -> tf.Tensor:
+    """(log(1 + x) − mean) / stddev of float32 [B] as float32 [B, 1]; NaN where x is no number of at least 0."""
+    valid = tf.math.is_finite(values) & (values >= 0)
+    logs = tf.math.log1p(tf.cast(tf.where(valid, values, 0.0), tf.float64))
+    result = tf.cast((logs - mean) / stddev, tf.float32)
+    return tf.where(valid, result, math.nan)[:, tf.newaxis]
+
+
+def _as_they_are(values: tf.Tensor, length: int) -> tf.Tensor:
+    del length
+    return values
+
+
+# How the values of a feature are found in its column; others hold one value.
+_LISTS: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
+    "category": category_prefixes,
+    "attributes": _as_they_are,
+    "title": tokens,
+}

@@ -1,0 +1,324 @@
+"""Both stages in one graph: strings in, ranked products out, under the signatures that servers and clients know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.index import ABSENT_SCORE, Index
+from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
+from trainer.string_tables import IdTable, NameTable
+from transform.tables import FIRST, PADDING
+
+# Share of the shopper's own vector in `similar_items`, where a history is given.
+_HISTORY_SHARE = 0.3
+_DEVICE, _REGION = "context_device", "context_region"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths fixed at export."""
+
+    history: int  # L
+    answer: int  # K
+    candidates: int  # C
+    exclusions: int  # X
+    # Whether products of the history are left out of answers.
+    exclude_history: bool
+
+    @property
+    def excluded(self) -> int:
+        """Products that a request can exclude from the answer."""
+        return self.exclusions + (self.history if self.exclude_history else 0)
+
+
+def fetched(sizes: Sizes) -> int:
+    """Neighbours that the index is asked for: ScaNN knows no filter, so C must remain whatever is excluded."""
+    return sizes.candidates + sizes.excluded
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the graph needs of the two trained models; D and E are their dimensions, V the catalogue's rows."""
+
+    # (history batch, retrieval_items [V, D]) → [B, D]
+    query_embeddings: Callable[[Tensors, tf.Tensor], tf.Tensor]
+    # fused item representations [N, D] → vectors as the index holds them [N, D]
+    project_items: Callable[[tf.Tensor], tf.Tensor]
+    # (history batch, ranker_items [V, E]) → [B, E]
+    encode: Callable[[Tensors, tf.Tensor], tf.Tensor]
+    # (state [B, E], vectors [B, C, E]) → [B, C]
+    score: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    retrieval_items: np.ndarray  # float32 [V, D]
+    ranker_items: np.ndarray  # float32 [V, E]
+    retrieval_history: int  # longest history each of them takes
+    ranker_history: int
+
+
+@dataclass(frozen=True)
+class Strings:
+    """Assets of `write_asset`, and how a missing event type is read; a context feature that the models lack is None."""
+
+    item_ids: Path
+    device: Path | None
+    region: Path | None
+    # Name → number of the event types that the models have met, and the one that stands for all others.
+    event_types: Mapping[str, int]
+    default_event_type: int
+
+
+class RecommenderModule(tf.Module):
+    """The exported graph. Shapes are [B, width] with the widths of `Sizes`; B is free.
+
+    Rules that hold for every signature:
+    - An empty string is padding, wherever it stands; order counts, the newest last.
+    - A product that the catalogue lacks is read as the unknown product, and never recommended.
+    - A shopper without history gets the products with the highest prior, which is then the score.
+    - Answers are full: what retrieval cannot fill is filled by prior. Only where the catalogue itself
+      has fewer products do answers end in "" with the score ABSENT_SCORE.
+    - An optional input of batch size 1 holds for the whole batch.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        index: Index,
+        strings: Strings,
+        sizes: Sizes,
+        prior: np.ndarray,
+        recommendable: np.ndarray,
+    ) -> None:
+        """Args:
+        stages: the trained models.
+        index: over the vectors of the recommendable rows.
+        strings: vocabularies.
+        sizes: widths of inputs and answers.
+        prior: float32 [V], score of each product for a shopper of whom nothing is known.
+        recommendable: bool [V], rows that may be answered; False for the reserved ones.
+        """
+        super().__init__(name="recommender")
+        _check_sizes(sizes)
+        self.sizes = sizes
+        self._stages = Untracked(stages)
+        self.index = index
+        self.rows_by_id = IdTable(strings.item_ids)
+        self.ids_by_row = NameTable(strings.item_ids)
+        self.context_tables = {
+            name: IdTable(file) for name, file in ((_DEVICE, strings.device), (_REGION, strings.region)) if file
+        }
+        self.event_types = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                list(strings.event_types), list(strings.event_types.values()), tf.string, tf.int32
+            ),
+            default_value=strings.default_event_type,
+        )
+        self.retrieval_items = tf.Variable(stages.retrieval_items, trainable=False, name="retrieval_items")
+        self.ranker_items = tf.Variable(stages.ranker_items, trainable=False, name="ranker_items")
+        self.prior = tf.Variable(prior, trainable=False, name="prior")
+        # However many are excluded or found already, this many popular products fill an answer.
+        enough = sizes.candidates + sizes.exclusions + sizes.history + 1
+        popular = FIRST + np.argsort(-np.where(recommendable, prior, -np.inf)[FIRST:], kind="stable")
+        self.popular = tf.Variable(
+            popular[: recommendable.sum()][:enough].astype(np.int32), trainable=False, name="popular"
+        )
+        self.functions = self._signatures()
+        # Not the embeddings of content, whose vectors are in the tables above.
+        self.weights = read_weights(self.functions)
+
+    def recommend(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """The best K products: item_ids string [B, K], scores float32 [B, K], best first."""
+        batch = self._batch(history_item_ids, optional)
+        rows, _ = self._candidates(batch, self.sizes.candidates)
+        rows, scores, _ = self._rank(batch, rows)
+        rows, scores = rows[:, : self.sizes.answer], scores[:, : self.sizes.answer]
+        return {"item_ids": self.ids_by_row(rows), "scores": scores}
+
+    def retrieve(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """The C candidates of stage one: item_ids string [B, C], scores float32 [B, C], best first."""
+        rows, scores = self._candidates(self._batch(history_item_ids, optional), self.sizes.candidates)
+        return {"item_ids": self.ids_by_row(rows), "scores": scores}
+
+    def rank(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """The given candidates by the score of stage two, best first: item_ids string [B, C], scores float32 [B, C].
+
+        Nothing is left out: padding and excluded products come last, with ABSENT_SCORE.
+        """
+        batch = self._batch(history_item_ids, optional)
+        rows = self.rows_by_id(candidate_item_ids)
+        rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.candidates])
+        excluded = _is_in(rows, batch["excluded_rows"])
+        _, scores, places = self._rank(batch, tf.where(excluded, PADDING, rows))
+        return {"item_ids": tf.gather(candidate_item_ids, places, batch_dims=1), "scores": scores}
+
+    def similar_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """The K products nearest to one: item_ids string [B, K], scores float32 [B, K], nearest first.
+
+        With a history the shopper's vector is blended in; without one, an unknown product is answered by the prior.
+        """
+        rows = self.rows_by_id(item_ids)
+        history = optional.pop("history_item_ids")
+        history = tf.broadcast_to(history, [tf.shape(item_ids)[0], self.sizes.history])
+        batch = self._batch(history, optional)
+        known, shopper = (rows >= FIRST)[:, tf.newaxis], tf.reduce_any(batch["history_rows"] > PADDING, 1)
+        item = self._stages.value.project_items(tf.gather(self.retrieval_items, rows))
+        user = self._query(batch)
+        share = tf.where(known, tf.where(shopper[:, tf.newaxis], _HISTORY_SHARE, 0.0), 1.0)
+        query = tf.math.l2_normalize((1.0 - share) * item + share * user, axis=-1, epsilon=1e-12)
+        excluded = tf.concat([batch["excluded_rows"], rows[:, tf.newaxis]], axis=1)
+        answered = known[:, 0] | shopper
+        rows, scores = self._nearest(query, ~answered, excluded, self.sizes.answer)
+        return {"item_ids": self.ids_by_row(rows), "scores": scores}
+
+    def embed_user(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """The shopper's vector in the space of the index: embedding float32 [B, D], of norm 1."""
+        return {"embedding": self._query(self._batch(history_item_ids, optional))}
+
+    def _batch(self, history_item_ids: tf.Tensor, optional: Tensors) -> Tensors:
+        """The history batch that the models take, and `excluded_rows` [B, X (+ L)]: rows to leave out, 0 = none."""
+        size = tf.shape(history_item_ids)[0]
+        given = whole_batch(optional, size)
+        rows = self.rows_by_id(history_item_ids)
+        valid = rows > PADDING
+        # Padding to the left, the rest in its order.
+        order = tf.argsort(tf.cast(valid, tf.int32), axis=1, stable=True)
+        types = self.event_types.lookup(tf.strings.lower(given["history_event_types"]))
+        timestamps = tf.maximum(given["history_timestamps"], 0)
+        batch = {
+            "history_rows": rows,
+            "history_types": tf.where(valid, types, 0),
+            "history_timestamps": tf.where(valid, timestamps, tf.zeros_like(timestamps)),
+        }
+        batch = {name: tf.gather(values, order, batch_dims=1) for name, values in batch.items()}
+        batch["context_timestamp"] = tf.maximum(given["context_timestamp"], 0)
+        for name in (_DEVICE, _REGION):
+            table = self.context_tables.get(name)
+            batch[name] = tf.zeros([size], tf.int32) if table is None else table(given[name])
+        excluded = [self.rows_by_id(given["exclude_item_ids"])]
+        if self.sizes.exclude_history:
+            excluded.append(rows)
+        return batch | {"excluded_rows": tf.concat(excluded, axis=1)}
+
+    def _query(self, batch: Tensors) -> tf.Tensor:
+        """Vectors of shoppers, [B, D]."""
+        stages = self._stages.value
+        return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
+
+    def _candidates(self, batch: Tensors, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows and scores of stage one, [B, width] each."""
+        newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
+        return self._nearest(self._query(batch), newcomer, batch["excluded_rows"], width)
+
+    def _nearest(
+        self, query: tf.Tensor, by_prior: tf.Tensor, excluded: tf.Tensor, width: int
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Products nearest to queries, best first, never a short list.
+
+        Args:
+            query: [B, D].
+            by_prior: bool [B], those to answer by the popularity prior instead.
+            excluded: int32 [B, E] rows to leave out.
+            width: of the answer.
+
+        Returns:
+            Rows int32 and scores float32, [B, width] each; row 0 and ABSENT_SCORE where the catalogue has no more.
+        """
+        # So many more than `width` are fetched that it remains whatever is excluded.
+        scores, rows = self.index(query, k=width + excluded.shape[1])
+        usable = (rows >= FIRST) & ~_is_in(rows, excluded) & ~by_prior[:, tf.newaxis]
+        rows, scores = _best(tf.where(usable, rows, PADDING), tf.where(usable, scores, ABSENT_SCORE), width)
+        return tf.cond(
+            tf.reduce_any(rows == PADDING),
+            lambda: self._filled(query, by_prior, excluded, rows, scores),
+            lambda: (rows, scores),
+        )
+
+    def _filled(
+        self, query: tf.Tensor, by_prior: tf.Tensor, excluded: tf.Tensor, rows: tf.Tensor, scores: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As many popular products in the empty places as there are, in the order of their scores."""
+        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, self.popular))
+        popular_scores = tf.where(
+            by_prior[:, tf.newaxis],
+            tf.gather(self.prior, self.popular)[tf.newaxis],
+            tf.matmul(query, vectors, transpose_b=True),
+        )
+        popular = tf.broadcast_to(self.popular, tf.shape(popular_scores))
+        usable = ~_is_in(popular, tf.concat([excluded, rows], axis=1))
+        # The most popular of the usable ones, no more of them than places are empty.
+        empty = tf.reduce_sum(tf.cast(rows == PADDING, tf.int32), axis=1, keepdims=True)
+        usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= empty
+        all_rows = tf.concat([rows, tf.where(usable, popular, PADDING)], axis=1)
+        all_scores = tf.concat([scores, tf.where(usable, popular_scores, ABSENT_SCORE)], axis=1)
+        return _best(all_rows, all_scores, rows.shape[1])
+
+    def _rank(self, batch: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
+        stages = self._stages.value
+        state = stages.encode(_newest(batch, stages.ranker_history), self.ranker_items)
+        scores = stages.score(state, tf.gather(self.ranker_items, rows))
+        newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
+        scores = tf.where(newcomer, tf.gather(self.prior, rows), scores)
+        scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)
+        scores, places = tf.math.top_k(scores, rows.shape[1])
+        return tf.gather(rows, places, batch_dims=1), scores, places
+
+    def _signatures(self) -> dict[str, Function]:
+        history = {"history_item_ids": tf.TensorSpec([None, self.sizes.history], tf.string)}
+        candidates = {"candidate_item_ids": tf.TensorSpec([None, self.sizes.candidates], tf.string)}
+        no_history = {"history_item_ids": tf.constant("", shape=[1, self.sizes.history])}
+        optional = self._optional_inputs()
+        recommend = signature(self.recommend, history, optional)
+        return {
+            "serving_default": recommend,
+            "recommend": recommend,
+            "retrieve": signature(self.retrieve, history, optional),
+            "rank": signature(self.rank, history | candidates, optional),
+            "similar_items": signature(
+                self.similar_items, {"item_ids": tf.TensorSpec([None], tf.string)}, no_history | optional
+            ),
+            "embed_user": signature(self.embed_user, history, optional),
+        }
+
+    def _optional_inputs(self) -> Tensors:
+        """Defaults of the optional inputs, of batch size 1."""
+        history, exclusions = self.sizes.history, self.sizes.exclusions
+        return {
+            "history_event_types": tf.constant("", shape=[1, history]),
+            "history_timestamps": tf.zeros([1, history], tf.int64),
+            "context_timestamp": tf.zeros([1], tf.int64),
+            _DEVICE: tf.constant("", shape=[1]),
+            _REGION: tf.constant("", shape=[1]),
+            "exclude_item_ids": tf.constant("", shape=[1, exclusions]),
+        }
+
+
+def _newest(batch: Tensors, length: int) -> Tensors:
+    """The same batch with histories [B, length]: the newest, or more padding to the left."""
+    cut = dict(batch)
+    for name in ("history_rows", "history_types", "history_timestamps"):
+        values = batch[name][:, -length:]
+        cut[name] = tf.pad(values, [[0, 0], [length - values.shape[1], 0]])
+    return cut
+
+
+def _is_in(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Whether each of rows [B, N] is one of others [B, E] of its line: bool [B, N]."""
+    return tf.reduce_any(rows[:, :, tf.newaxis] == others[:, tf.newaxis, :], axis=2)
+
+
+def _best(rows: tf.Tensor, scores: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `width` best of rows [B, N] by scores [B, N], equals in their order; filled up if N is less."""
+    missing = [[0, 0], [0, max(0, width - rows.shape[1])]]
+    rows = tf.pad(rows, missing, constant_values=PADDING)
+    scores, places = tf.math.top_k(tf.pad(scores, missing, constant_values=ABSENT_SCORE), width)
+    return tf.gather(rows, places, batch_dims=1), scores
+
+
+def _check_sizes(sizes: Sizes) -> None:
+    if sizes.answer > sizes.candidates:
+        raise ValueError(
+            f"export.k must not exceed export.candidates ({sizes.candidates}), received {sizes.answer}: "
+            "an answer is chosen among the candidates. Lower k or raise candidates."
+        )
