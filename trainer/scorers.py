@@ -35,7 +35,8 @@ class RetrievalScorer:
         table = model.item_table()
         products = model.project_items(table)
 
-        @tf.function
+        # No Python control flow depends on a tensor, and converting it would take ten seconds.
+        @tf.function(autograph=False)
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
             return tf.matmul(model.query_embeddings(batch, table), products, transpose_b=True)
 
@@ -54,7 +55,8 @@ class RankerScorer:
         self._length, self._block = model.config.history_length, block
         table = model.item_table()
 
-        @tf.function
+        # No Python control flow depends on a tensor, and converting it would take ten seconds.
+        @tf.function(autograph=False)
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
             return tf.matmul(model.encode(batch, table), table, transpose_b=True)
 

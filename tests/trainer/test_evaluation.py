@@ -1,0 +1,223 @@
+"""The whole evaluation: protocols, segments, two stages together, what is written."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.small_shop import LEAVE_ONE_OUT, PURCHASE, TIME, VIEW, make_catalogue, make_sequences
+from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
+from trainer.baselines import training_interactions
+from trainer.config import EvaluationConfig, RankerConfig, RetrievalConfig
+from trainer.data import Catalogue
+from trainer.evaluation import EvaluationError, Shop, evaluate, measure
+from trainer.model_files import save_model
+from trainer.protocol_report import popularity_classes
+from trainer.queries import Queries, Split
+from trainer.ranker import Ranker
+from trainer.retrieval import RetrievalModel
+
+SIZE = 10
+# In the test span ann takes 5 and again 3 (one basket), then 9, which nobody had met; bob takes 2 again; cy is new.
+SHOPPERS = {
+    "ann": [(2, 10, VIEW), (3, 20, PURCHASE), (4, 150, VIEW), (5, 210, VIEW), (3, 210, PURCHASE), (9, 220, VIEW)],
+    "bob": [(2, 10, VIEW), (7, 30, VIEW), (2, 130, VIEW), (2, 230, VIEW)],
+    "cy": [(4, 205, VIEW), (8, 206, VIEW)],
+}
+
+
+class FixedOrder:
+    """Ranks the products in the order given, the rest behind."""
+
+    def __init__(self, *rows: int, size: int = SIZE) -> None:
+        self.order = np.zeros(size, np.float32)
+        self.order[list(rows)] = np.arange(len(rows), 0, -1)
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        return np.repeat(self.order[None], stop - start, axis=0)
+
+
+class KnownTruth:
+    """An oracle whose best product is 5 for ann and 2 for everybody else."""
+
+    def scores(self, user_ids: np.ndarray, context_timestamps: np.ndarray) -> np.ndarray:
+        assert (context_timestamps == 200).all()
+        scores = np.zeros((len(user_ids), SIZE))
+        scores[np.arange(len(user_ids)), [5 if user == "ann" else 2 for user in user_ids]] = 1
+        return scores
+
+
+def make_shop(config: EvaluationConfig, split: Split = TIME, catalogue: Catalogue | None = None) -> Shop:
+    catalogue = catalogue or make_catalogue(SIZE)
+    sequences = make_sequences(SHOPPERS, split)
+    rows = sequences.rows[training_interactions(sequences)]
+    catalogue.train_counts[:] = np.bincount(rows, minlength=catalogue.size)
+    return Shop(catalogue, sequences, split, None, config)
+
+
+CONFIG = EvaluationConfig(cutoffs=(2, 10), candidates=3, bootstrap_samples=20)
+MODELS = {"retrieval": FixedOrder(7, 5, 2, 3), "ranker": FixedOrder(3, 2, 5, 7)}
+
+
+def test_headline_ranks_both_stages_alone_and_together() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    # Truth: ann {3, 5, 9}, bob {2}. Retrieval 7 5 2 3: ann finds 5 within two, bob nothing.
+    assert metrics["retrieval"]["recall@2"] == pytest.approx((1 / 3 + 0) / 2)
+    # Ranker 3 2 5 7: one of ann's, and bob's.
+    assert metrics["ranker"]["recall@2"] == pytest.approx((1 / 3 + 1) / 2)
+    # Retrieved 7 5 2, ranked 2 5 7, then 3: one of ann's, and bob's at rank 1.
+    assert metrics["two_stage"]["recall@2"] == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics["two_stage"]["mrr"] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_differences_are_two_stages_minus_the_other() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    entry = metrics["differences"]["retrieval"]["mrr"]
+    # Retrieval: ann's first is at rank 2, bob's at rank 3.
+    assert entry["difference"] == pytest.approx((1 / 2 + 1) / 2 - (1 / 2 + 1 / 3) / 2)
+    assert entry["interval"][0] <= entry["difference"] <= entry["interval"][1]
+    assert set(metrics["differences"]) == {"retrieval", "ranker", "recent_popularity", "co_occurrence"}
+
+
+def test_every_figure_of_a_system_has_an_interval_but_coverage() -> None:
+    figures = measure(make_shop(CONFIG), MODELS)[0]["two_stage"]
+    metrics = {name for name, value in figures.items() if isinstance(value, float)}
+    assert metrics - set(figures["intervals"]) == {"coverage@100"}
+    low, high = figures["intervals"]["recall@2"]
+    assert low <= figures["recall@2"] <= high
+
+
+def test_time_split_reports_the_other_rule_for_seen_products_too() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    unseen = metrics["protocols"]["exclude_seen=true"]
+    # Bob's only truth was seen before, so ann alone is asked, for 5 and 9; 3 and 2 are no candidates for her.
+    assert unseen["queries"] == 1
+    assert unseen["ranker"]["mrr"] == pytest.approx(1.0)
+
+
+def test_headline_follows_the_configured_rule_for_seen_products() -> None:
+    config = EvaluationConfig(cutoffs=(2, 10), candidates=3, bootstrap_samples=20, exclude_seen=True)
+    metrics, _ = measure(make_shop(config), MODELS)
+    assert metrics["dataset"]["protocol"]["exclude_seen"] is True
+    assert metrics["queries"] == 1
+    assert metrics["protocols"]["exclude_seen=false"]["queries"] == 2
+
+
+def test_rolling_table_asks_for_each_basket() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    rolling = metrics["protocols"]["rolling_next"]
+    # Ann: {3, 5}, then {9}; bob: {2}; cy: {8} after 4.
+    assert rolling["queries"] == 4
+    # 3 is first for ann's basket, 9 and 8 follow 2 3 4 5 6 7 8 9 by row, 2 is second.
+    assert rolling["ranker"]["recall@2"] == pytest.approx((1 / 2 + 0 + 1 + 0) / 4)
+
+
+def test_products_new_since_training_are_reported_apart() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    new = metrics["cold_start"]["new_products"]
+    # Ann's 5 and 9 have no interaction in the training span. Ranker order: 3 2 5 7 4 6 8 9: ranks 3 and 8.
+    assert new["truth"] == 2
+    assert new["truth_share"] == pytest.approx(2 / 4)
+    expected = (1 / math.log2(4) + 1 / math.log2(9)) / (1 + 1 / math.log2(3))
+    assert new["ranker"]["ndcg@10"] == pytest.approx(expected)
+
+
+def test_shoppers_without_history_are_reported_apart() -> None:
+    visitors = measure(make_shop(CONFIG), MODELS)[0]["cold_start"]["new_visitors"]
+    assert visitors["queries"] == 1
+    assert visitors["baselines"]["recent_popularity"]["recall@10"] == 1.0
+
+
+def test_segments_split_queries_by_history_and_truth_by_popularity() -> None:
+    segments = measure(make_shop(CONFIG), MODELS)[0]["ranker"]["segments"]
+    assert segments["history_length"]["1-4"]["queries"] == 2
+    assert segments["history_length"]["5-19"] == {"queries": 0}
+    popularity = segments["item_popularity"]
+    # Training: 2 twice of four is the head, 3 begins beyond half, 7 beyond three quarters: mid, and no tail.
+    assert {name: part["queries"] for name, part in popularity.items()} == {"head": 1, "mid": 1, "tail": 0, "new": 1}
+    assert popularity["mid"]["ndcg@10"] == pytest.approx(1.0)
+
+
+def test_popularity_classes_follow_the_shares_of_training_interactions() -> None:
+    # 4 + 3 + 2 + 1 = 10: before each stand 0, 4, 7 and 9 of ten.
+    classes = popularity_classes(np.array([0, 0, 1, 4, 3, 0, 2]))
+    assert classes.tolist() == [3, 3, 2, 0, 0, 3, 1]
+
+
+def test_attainable_ranking_gives_each_system_its_share() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS, KnownTruth())
+    best = metrics["attainable"]
+    assert best["mrr"] == pytest.approx(1.0)
+    assert best["shares"]["two_stage"] == pytest.approx(metrics["two_stage"]["ndcg@10"] / best["ndcg@10"])
+    assert set(best["shares"]) == {"retrieval", "ranker", "two_stage", "recent_popularity", "co_occurrence"}
+
+
+def test_protocol_says_what_was_asked_and_what_was_left_out() -> None:
+    protocol = measure(make_shop(CONFIG, catalogue=make_catalogue(SIZE, {9: 215})), MODELS)[0]["dataset"]["protocol"]
+    expected = {
+        "split": "time",
+        "exclude_seen": False,
+        "cut_off": 200,
+        "n_queries": 2,
+        "truth": 3,
+        "truth_not_yet_known": 1,
+        "shoppers_without_history": 1,
+        "refit": False,
+    }
+    assert {name: protocol[name] for name in expected} == expected
+
+
+def test_leave_one_out_has_one_protocol() -> None:
+    metrics, _ = measure(make_shop(CONFIG, LEAVE_ONE_OUT), MODELS)
+    assert metrics["dataset"]["protocol"]["exclude_seen"] is True
+    assert metrics["protocols"] == {}
+
+
+def test_examples_show_history_lists_and_truth_by_product_id() -> None:
+    _, examples = measure(make_shop(CONFIG), MODELS)
+    # Bob, with three interactions, is worth showing as well.
+    assert [example["user_id"] for example in examples] == ["ann", "bob"]
+    assert examples[0]["history"] == ["p2", "p3", "p4"]
+    assert examples[0]["recommended"][:4] == ["p2", "p5", "p7", "p3"]
+    assert examples[0]["popular"][0] == "p2"
+    assert examples[0]["truth"] == ["p3", "p5", "p9"]
+
+
+def test_span_without_queries_is_an_error_that_counts() -> None:
+    sequences = make_sequences({"ann": [(2, 10, VIEW), (3, 20, VIEW)]})
+    with pytest.raises(EvaluationError, match=r"received .*'shoppers': 1.*Move split\.test_start"):
+        measure(Shop(make_catalogue(SIZE), sequences, TIME, None, CONFIG), MODELS)
+
+
+def test_validation_span_without_queries_is_an_error_that_counts() -> None:
+    # Bob's validation product was seen before, dan has none.
+    shoppers = {"bob": SHOPPERS["bob"], "dan": [(2, 10, VIEW), (3, 210, VIEW)]}
+    shop = Shop(make_catalogue(SIZE), make_sequences(shoppers), TIME, None, EvaluationConfig(exclude_seen=True))
+    with pytest.raises(EvaluationError, match=r"'truth_seen_before': 1.*Move split\.validation_start"):
+        measure(shop, MODELS)
+
+
+def test_evaluate_loads_the_models_and_writes_strict_json(tmp_path: Path) -> None:
+    catalogue, sequences = checkerboard_catalogue(), checkerboard_sequences()
+    write_transform(tmp_path / "transform", catalogue, sequences)
+    path = tmp_path / "transform" / "statistics.json"
+    counts = ("interactions", "users", "items_catalogue", "items_in_events", "items_only_in_events")
+    facts = {**dict.fromkeys(counts, 1), "spans": {}, "has_timestamps": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    retrieval, ranker = RetrievalConfig(dim=8, history_length=6, heads=1), RankerConfig(dim=8, history_length=4)
+    save_model(tmp_path / "one", "retrieval", RetrievalModel(catalogue, retrieval), retrieval, catalogue.schema)
+    save_model(tmp_path / "two", "ranker", Ranker(catalogue, ranker), ranker, catalogue.schema)
+    output, logs = tmp_path / "out", tmp_path / "logs"
+    output.mkdir()
+
+    evaluate(tmp_path / "transform", tmp_path / "one", tmp_path / "two", output, CONFIG, logs)
+
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["dataset"]["protocol"]["n_queries"] == 32
+    # Shoppers of a colour meet the products of their colour only: co-occurrence leaves one unseen candidate in front.
+    assert metrics["baselines"]["co_occurrence"]["ndcg@10"] == pytest.approx(1.0)
+    assert 0 <= metrics["two_stage"]["diversity@10"] <= 1
+    assert len(json.loads((output / "examples.json").read_text())) == 5
+    assert {path.parent.name for path in logs.rglob("events.out.tfevents*")} >= {"two_stage", "co_occurrence"}
