@@ -97,8 +97,7 @@ def category_path(text: pa.Array, separator: str) -> pa.Array:
 
 def parse_numbers(name: str, column: Column, data_type: pa.DataType, missing: Sequence[str] = ()) -> Parsed:
     """Numbers of `data_type` (a float or an integer type); integers must be whole and in range."""
-    text = as_text(column, missing)
-    numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
+    text, numbers = _numbers(column, missing)
     absent = pc.is_null(text).to_numpy(zero_copy_only=False)
     wrong, rule = np.isnan(numbers), "must be a number as 1234.5"
     if pa.types.is_integer(data_type):
@@ -108,6 +107,18 @@ def parse_numbers(name: str, column: Column, data_type: pa.DataType, missing: Se
     wrong &= ~absent
     values = pa.array(np.where(absent | wrong, 0, numbers), mask=absent | wrong).cast(data_type)
     return Parsed(values, _reasons(name, rule, text, wrong))
+
+
+def _numbers(column: Column, missing: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
+    """What came, null where missing, and it as float64 [rows], NaN where it is no number."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        # A NaN in a column of numbers is a missing value.
+        floats = array.cast(pa.float64(), safe=False)
+        present = pc.if_else(pc.is_nan(floats), pa.scalar(None, pa.float64()), floats)
+        return present, pc.fill_null(floats, np.nan).to_numpy(zero_copy_only=False)
+    text = as_text(array, missing)
+    return text, pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
 
 
 def parse_booleans(name: str, column: Column, missing: Sequence[str] = ()) -> Parsed:

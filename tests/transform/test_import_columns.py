@@ -83,6 +83,12 @@ def test_decimal_comma_is_refused_not_guessed() -> None:
     assert parsed.reasons == {0: "price: must be a number as 1234.5, received '1,5'."}
 
 
+def test_numbers_of_a_numeric_column_are_taken_as_they_are() -> None:
+    parsed = parse_numbers("quantity", pa.array([2.0, float("nan"), None, 2.5]), pa.int32())
+    assert parsed.values.to_pylist() == [2, None, None, None]
+    assert parsed.reasons == {3: "quantity: must be a whole number up to 2147483647, received 2.5."}
+
+
 def test_text_is_trimmed_and_missing_is_null() -> None:
     assert as_text(pa.array([" a ", "", "NULL", None]), ["NULL"]).to_pylist() == ["a", None, None, None]
 
