@@ -70,3 +70,5 @@ class ValidateConfig:
     schema: str | None = None
     # L-infinity distance of categorical features between training and later spans that stops the run.
     max_drift: Annotated[float, Field(ge=0)] = 0.5
+    # Products whose statistics are taken, evenly drawn over the catalogue.
+    sample_items: Positive = 50_000
