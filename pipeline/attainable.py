@@ -19,13 +19,13 @@ class CatalogueOracle:
         row_of = {item: row for row, item in enumerate(item_ids)}
         self._rows = np.array([row_of[item] for item in oracle.item_ids], np.int64)
 
-    def scores(self, user_ids: Sequence[str], context_timestamps: np.ndarray) -> np.ndarray:
+    def scores(self, user_ids: np.ndarray, context_timestamps: np.ndarray) -> np.ndarray:
         """float64 [B, V]: the probability of each product as a choice in a session at a time (seconds, int64 [B]).
 
         Of a whole session, not of its first choice alone: what is evaluated is everything a shopper does later.
         """
         scores = np.zeros((len(user_ids), self._size))
-        scores[:, self._rows] = self._oracle.session_probabilities(user_ids, context_timestamps)
+        scores[:, self._rows] = self._oracle.session_probabilities(user_ids.tolist(), context_timestamps)
         return scores
 
 

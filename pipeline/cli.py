@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
+    # Google's client libraries, which Beam imports, announce the end of Python 3.11's life at each import.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
+    # It asks for crcmod although google-crc32c, which does the same, is there.
+    logging.getLogger("apache_beam.io.tfrecordio").setLevel(logging.ERROR)
     # Beam and absl report their own plumbing at INFO.
     for noisy in ("apache_beam", "absl", "tensorflow", "root"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -61,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, function: object, about: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _command(commands: argparse._SubParsersAction, name: str, function: object, about: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(function=function)
     return parser
@@ -76,7 +81,7 @@ def _add_chain_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_simulate(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_simulate(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "simulate", _simulate, "makes a shop with a known truth; writes the tables to OUT")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--products", type=int, default=5_000)
@@ -87,20 +92,26 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:  # type: ignore
     parser.add_argument("--no-pictures", action="store_true", help="draw no product pictures")
 
 
-def _add_import(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_import(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "import", _import, "turns a published or in-house format into canonical tables")
     parser.add_argument("format", choices=("movielens", "sequences", "table"))
-    parser.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="file(s), or the folder of a MovieLens set")
+    parser.add_argument(
+        "sources", type=Path, nargs="+", metavar="SRC", help="file(s), or the folder of a MovieLens set"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for events.parquet, items.parquet …")
     parser.add_argument("--config", default=None, help="column map: a YAML file, or the name of a shipped one")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="OURS=THEIRS", help="one column, user_id=CustomerID; a constant, type==purchase"
+        "--map",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="one column, user_id=CustomerID; a constant, type==purchase",
     )
     parser.add_argument("--items", type=Path, default=None, help="file of products (CSV, TSV, JSON lines, Parquet)")
     parser.add_argument("--max-bad-share", type=float, default=0.01, help="stop if more of the rows are bad")
 
 
-def _add_serve(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "serve", _serve, "serves RUN/export over gRPC until Ctrl-C")
     parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help="run folder whose export/ is served")
     parser.add_argument("--port", type=int, default=8500, help="gRPC port; 0 = any free one")
@@ -108,14 +119,16 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:  # type: ignore[ty
     parser.add_argument("--model-config-file", type=Path, default=None, help="TensorFlow Serving's models.config")
 
 
-def _add_recommend(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_recommend(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "recommend", _recommend, "asks a server over gRPC and prints a table")
     parser.add_argument("--target", default="127.0.0.1:8500", metavar="HOST:PORT")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--history", default="", help="product ids, oldest first, separated by commas")
     who.add_argument("--user", default=None, help="a shopper of the run's data, instead of --history")
     parser.add_argument("-k", type=int, default=20, help="how many")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up"
+    )
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
 
 

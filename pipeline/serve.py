@@ -16,10 +16,14 @@ def serve(run: Path | None, config_file: Path | None, host: str, port: int) -> N
         StepError: neither a run nor a configuration file is given, or both.
         ServingError: no model, a broken configuration, or a port that cannot be had.
     """
-    if (run is None) == (config_file is None):
+    if run is not None and config_file is None:
+        models = model_configs_for(run / "export")
+    elif config_file is not None and run is None:
+        models = read_model_server_config(config_file)
+    else:
         raise StepError("tandem serve takes either RUN or --model-config-file.")
-    models = model_configs_for(run / "export") if run is not None else read_model_server_config(config_file)
     with ModelServer(models, port=port, host=host) as server:
         server.wait_until_available(_LOAD_SECONDS)
-        print(f"Serving {', '.join(model.name for model in models.model_config_list.config)} on {server.address}", flush=True)
+        names = ", ".join(model.name for model in models.model_config_list.config)
+        print(f"Serving {names} on {server.address}", flush=True)
         server.run_until_signal()

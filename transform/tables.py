@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pyarrow as pa
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from protos.events_pb2 import EventType, UserEvent
 from protos.products_pb2 import Product
@@ -39,18 +40,20 @@ _ARROW_TYPES = {
 }
 
 
-def _arrow_schema(message: Descriptor) -> pa.Schema:
-    def arrow_type(field: FieldDescriptor) -> pa.DataType:
-        single = _ARROW_TYPES[field.type]
-        return pa.list_(single) if field.label == FieldDescriptor.LABEL_REPEATED else single
-
-    return pa.schema([pa.field(field.name, arrow_type(field)) for field in message.fields])
+def _arrow_schema(message: type[Message]) -> pa.Schema:
+    # Only repeated fields have lists as their defaults.
+    return pa.schema(
+        [
+            (field.name, pa.list_(_ARROW_TYPES[field.type]) if field.default_value == [] else _ARROW_TYPES[field.type])
+            for field in message.DESCRIPTOR.fields
+        ]
+    )
 
 
 # A column that a shop does not have is absent from its Parquet file; a value it does not have is null.
-EVENTS = _arrow_schema(UserEvent.DESCRIPTOR)
-ITEMS = _arrow_schema(Product.DESCRIPTOR)
-USERS = _arrow_schema(User.DESCRIPTOR)
+EVENTS = _arrow_schema(UserEvent)
+ITEMS = _arrow_schema(Product)
+USERS = _arrow_schema(User)
 
 SCHEMAS: dict[str, pa.Schema] = {"events": EVENTS, "items": ITEMS, "users": USERS}
 REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
