@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 # User units. Phones show a chart at about this width in pixels, so that the text keeps its size.
-_WIDTH = 360
+_WIDTH = 300
 _FONT = 12
 _BAR_ROW = 36
 _BAR_HEIGHT = 11
 # Kept free for the figure right of the longest bar.
 _FIGURE_WIDTH = 54
-_CURVE_HEIGHT = 168
+_CURVE_HEIGHT = 170
 _CURVE_MARGIN = (14, 12, 30, 46)  # top, right, bottom, left
 
 

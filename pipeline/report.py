@@ -1,0 +1,92 @@
+"""RUN/report.html: what a run measured, on one page that needs no other file and no network."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline import VERSION
+from pipeline.report_shoppers import Shelf, shelf_of_run, shoppers
+from pipeline.report_view import Results, view
+from pipeline.runner import RECORD, step_directory
+
+REPORT_FILE = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+STEPS = ("transform", "validate", "train-retrieval", "train-ranker", "evaluate", "export")
+
+
+class ReportError(ValueError):
+    """A result that the report needs and cannot read: names the file and the command that makes it."""
+
+
+def write_report(run: Path) -> Path:
+    """Writes RUN/report.html from what the steps left, whole or not at all. Returns its path.
+
+    Only RUN/metrics.json and the transform's statistics must be there; what else is missing is said on the page.
+
+    Raises:
+        ReportError: one of those two is missing, or a file is not valid JSON.
+    """
+    results = read_results(run)
+    shelf = shelf_of_run(step_directory(run, "transform"), results.examples)
+    path, partial = run / REPORT_FILE, run / f".{REPORT_FILE}.partial"
+    partial.write_text(render(results, shelf), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def read_results(run: Path) -> Results:
+    """Everything the report says, as the steps wrote it.
+
+    Raises:
+        ReportError: as `write_report`.
+    """
+    examples = _json(step_directory(run, "evaluate") / "examples.json")
+    return Results(
+        run=run,
+        metrics=_needed(run / "metrics.json", "tandem run"),
+        statistics=_needed(step_directory(run, "transform") / "statistics.json", "tandem transform"),
+        validation={path.stem: _json(path) for path in sorted(step_directory(run, "validate").glob("*.json"))},
+        histories={step: _json(step_directory(run, step) / "history.json") or [] for step in STEPS},
+        records={step: _json(step_directory(run, step) / RECORD) or {} for step in STEPS},
+        examples=examples or [],
+    )
+
+
+def render(results: Results, shelf: Shelf) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        # Titles, ids and categories come from outside.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        view=view(results),
+        shoppers=shoppers(results.examples, shelf),
+        shelf=shelf,
+        version=VERSION,
+        made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+    )
+
+
+def _needed(path: Path, command: str) -> Any:
+    content = _json(path)
+    if content is None:
+        raise ReportError(f"no {path}: the report needs it. Run `{command}` first.")
+    return content
+
+
+def _json(path: Path) -> Any:
+    """Content of a JSON file, None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} is not valid JSON: {error}. Delete it and run `tandem run` again.") from error

@@ -1,0 +1,274 @@
+"""RUN/report.html, read back with an HTML parser."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.report import ReportError, write_report
+from pipeline.report_models import models_of, verdict
+from tests.pipeline.measured_run import EXAMPLES, HOSTILE, PRODUCTS, metrics, write_run
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, in order, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+    def of(self, tag: str, css: str = "") -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag and css in (attributes.get("class") or "")]
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A whole run whose products have no pictures."""
+    return write_run(tmp_path / "run", PRODUCTS, EXAMPLES)
+
+
+def change_metrics(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((run / "metrics.json").read_text())
+    change(content)
+    (run / "metrics.json").write_text(json.dumps(content))
+
+
+def test_headline_says_how_much_more_is_found(run: Path) -> None:
+    # recall@10 is 0.25 for two stages and 0.1 for recent popularity.
+    assert "Two stages find 2.5× as many of the next products as recent popularity" in page_of(run).text
+
+
+def test_page_is_well_formed_and_every_tag_is_closed(run: Path) -> None:
+    assert page_of(run).open == []
+
+
+def test_page_asks_nothing_of_the_network_and_runs_no_script(run: Path) -> None:
+    page = page_of(run)
+    addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert all(address and address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+    assert not page.of("script")
+    assert not page.of("link")
+    assert "url(" not in (run / "report.html").read_text()
+
+
+def test_sections_that_are_linked_exist(run: Path) -> None:
+    page = page_of(run)
+    targets = {attributes.get("id") for attributes in page.of("section")}
+    assert {attributes["href"] for attributes in page.of("a")} == {f"#{target}" for target in targets}
+
+
+def test_every_model_has_its_figures_with_intervals(run: Path) -> None:
+    text = page_of(run).text
+    # NDCG@10 of co-occurrence is 0.12 ± 10 %.
+    assert "Co-occurrence 0.1200 0.1080 to 0.1320" in text
+
+
+def test_differences_stand_with_their_intervals(run: Path) -> None:
+    assert "minus co-occurrence +0.0800 +0.0600 to +0.1000" in page_of(run).text
+
+
+def test_share_of_the_attainable_is_told_where_it_is_known(run: Path) -> None:
+    # 0.2 of 0.4.
+    assert "50 % of the attainable NDCG@10" in page_of(run).text
+
+
+def test_shop_without_a_known_truth_says_that_the_attainable_is_not_measured(run: Path) -> None:
+    change_metrics(run, lambda content: content.pop("attainable"))
+    text = page_of(run).text
+    assert "Not measured: the best attainable ranking, which only a simulated shop knows." in text
+    assert "of the attainable" not in text
+
+
+def test_segments_cold_start_and_other_protocols_are_shown(run: Path) -> None:
+    text = page_of(run).text
+    assert "By interactions before the cut-off" in text
+    assert "Products nobody had met in training: 50 of the products chosen, 2.00 %" in text
+    assert "Shoppers without a history: 77" in text
+    assert "With products met before left out: 900 questions" in text
+
+
+def test_index_recall_and_latency_are_shown(run: Path) -> None:
+    assert "Recall@100 against brute force 99.12 % One query 0.80 ms" in page_of(run).text
+
+
+def test_learning_curves_are_drawn_for_both_models(run: Path) -> None:
+    page = page_of(run)
+    assert len(page.of("polyline", "curve")) == 4
+    assert "best 0.1400 at epoch 2" in page.text
+
+
+def test_model_without_a_history_file_is_said_so(run: Path) -> None:
+    (run / "steps" / "train-ranker" / "history.json").unlink()
+    page = page_of(run)
+    assert len(page.of("polyline", "curve")) == 2
+    assert "Not measured: the training left no history.json." in page.text
+
+
+def test_clean_validation_is_said_in_a_sentence(run: Path) -> None:
+    assert "with the schema in RUN/schema and found nothing against it." in page_of(run).text
+
+
+def test_anomalies_are_listed(run: Path) -> None:
+    anomaly = {"dataset": "test", "feature": "device", "rule": "NEW", "description": "Toaster.", "severity": "warn"}
+    (run / "steps" / "validate" / "anomalies.json").write_text(json.dumps([anomaly]))
+    assert "test, device: Toaster. (NEW)" in page_of(run).text
+
+
+def test_five_shoppers_without_pictures_are_shown(run: Path) -> None:
+    page = page_of(run)
+    assert len(page.of("article", "shopper")) == 5
+    assert not page.of("img")
+    # One of three recommendations and one of two chosen products are marked, for each shopper.
+    assert len(page.of("li", "hit")) == 10
+    assert "2 interactions before the cut-off. Of 2 chosen afterwards, 1 stood among these 3." in page.text
+
+
+def test_pictures_are_embedded(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20), "red").save(buffer, format="JPEG")
+    products = [{**product, "image": buffer.getvalue()} for product in PRODUCTS]
+    page = page_of(write_run(tmp_path / "run", products, EXAMPLES[:1]))
+    # Two in the history, three recommended, two chosen.
+    assert len(page.of("img")) == 7
+
+
+def test_picture_that_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:
+    products = [{**product, "image": b"\x89PNG no picture"} for product in PRODUCTS]
+    page = page_of(write_run(tmp_path / "run", products, EXAMPLES))
+    assert not page.of("img")
+    assert "6 pictures of the catalogue cannot be read" in page.text
+
+
+def test_hostile_titles_ids_and_categories_are_text(tmp_path: Path) -> None:
+    products = [{"item_id": f"{HOSTILE}{n}", "title": HOSTILE if n else "", "category": HOSTILE} for n in range(3)]
+    ids = [product["item_id"] for product in products]
+    run = write_run(tmp_path / "run", products, [{"history": ids, "recommended": ids, "truth": ids}])
+    change_metrics(run, lambda content: content["dataset"].update(name=HOSTILE))
+    page = page_of(run)
+    assert not page.of("script")
+    assert page.text.count(HOSTILE) > 10
+
+
+def test_product_that_the_catalogue_lacks_is_shown_by_its_id(tmp_path: Path) -> None:
+    example = {"history": ["p0"], "recommended": ["nowhere-42"], "truth": ["p1"]}
+    assert "nowhere-42" in page_of(write_run(tmp_path / "run", PRODUCTS, [example])).text
+
+
+def test_run_without_examples_says_so(tmp_path: Path) -> None:
+    text = page_of(write_run(tmp_path / "run", PRODUCTS, None)).text
+    assert "Not measured: the evaluation left no examples.json." in text
+
+
+def test_data_without_a_clock_says_so(run: Path) -> None:
+    file = run / "steps" / "transform" / "statistics.json"
+    statistics = json.loads(file.read_text())
+    statistics |= {"has_timestamps": False, "first_timestamp": None, "last_timestamp": None}
+    statistics["split"] = {"method": "leave_one_out", "validation_start": None, "test_start": None}
+    file.write_text(json.dumps(statistics))
+    text = page_of(run).text
+    assert "no clock, only an order" in text
+    assert "Leave-one-out: each shopper's last interaction is the test" in text
+
+
+def test_configuration_and_places_are_shown(run: Path) -> None:
+    text = page_of(run).text
+    assert "ranker.dim 64" in text
+    assert str(run / "metrics.json") in text
+
+
+def test_page_replaces_the_earlier_one_whole(run: Path) -> None:
+    write_report(run)
+    first = (run / "report.html").read_text()
+    (run / "steps" / "train-ranker" / "history.json").write_text("{")
+    with pytest.raises(ReportError):
+        write_report(run)
+    assert (run / "report.html").read_text() == first
+    assert not list(run.glob(".report*"))
+
+
+def test_run_without_metrics_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"no .*metrics\.json: the report needs it\. Run `tandem run` first"):
+        write_report(tmp_path)
+
+
+def test_file_that_is_not_json_is_named(run: Path) -> None:
+    (run / "metrics.json").write_text("{")
+    with pytest.raises(ReportError, match=r"metrics\.json is not valid JSON: .* run `tandem run` again"):
+        write_report(run)
+
+
+def said(two: float, popularity: float, interval: tuple[float, float] | None = None) -> str:
+    """The verdict on these values of recall@10 and NDCG@10."""
+    models = {"two_stage": {"recall@10": two, "ndcg@10": two}}
+    baseline = {"recent_popularity": {"recall@10": popularity, "ndcg@10": popularity}}
+    compared = {"recent_popularity": {"ndcg@10": {"difference": 0.0, "interval": interval}}} if interval else {}
+    found = verdict(models_of({**models, "baselines": baseline}), compared)
+    return f"{found.headline}. {found.detail}"
+
+
+@pytest.mark.parametrize(
+    ("two", "popularity", "words"),
+    [
+        (0.3, 0.1, "find 3.0× as many of the next products"),
+        (0.102, 0.1, "find about as many of the next products"),
+        (0.05, 0.1, "find fewer of the next products than recent popularity: 0.50× as many"),
+        (0.2, 0.0, "find 20.0 % of the next products, recent popularity none"),
+    ],
+)
+def test_headline_fits_the_ratio(two: float, popularity: float, words: str) -> None:
+    assert words in said(two, popularity)
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.1, 0.2), "better beyond chance"),
+        ((-0.2, -0.1), "worse beyond chance"),
+        ((-0.1, 0.2), "the difference is within chance (95 % interval: −0.1000 to +0.2000)"),
+    ],
+)
+def test_verdict_minds_the_interval_of_the_difference(interval: tuple[float, float], words: str) -> None:
+    assert words in said(0.3, 0.1, interval)
+
+
+def test_verdict_without_two_stages_says_that_nothing_was_measured() -> None:
+    assert verdict(models_of({"baselines": metrics()["baselines"]}), {}).headline.startswith("Not measured")
+
+
+def test_baselines_are_ordered_from_best_to_worst() -> None:
+    names = [model.key for model in models_of(metrics())]
+    assert names == ["two_stage", "ranker", "retrieval", "co_occurrence", "recent_popularity"]
+
+
+def test_colours_follow_the_readers_preference(run: Path) -> None:
+    write_report(run)
+    assert re.search(r"@media \(prefers-color-scheme: dark\)", (run / "report.html").read_text())
