@@ -47,9 +47,7 @@ def in_process(run: Path) -> Callable[[list[str]], object]:
     sizes = {name: spec.shape[1] for name, spec in call.structured_input_signature[1].items() if spec.shape.rank == 2}
     length = sizes["history_item_ids"]
     empty = {
-        name: tf.zeros([1] + [size for size in spec.shape[1:]], spec.dtype)
-        if spec.dtype != tf.string
-        else tf.fill([1] + [size for size in spec.shape[1:]], "")
+        name: tf.fill([1, *spec.shape[1:]], tf.constant("" if spec.dtype == tf.string else 0, spec.dtype))
         for name, spec in call.structured_input_signature[1].items()
     }
 
