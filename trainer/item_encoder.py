@@ -73,8 +73,8 @@ class ItemEncoder(tf_keras.layers.Layer):
         return (gate * ids + (1.0 - gate) * content) * present
 
     def _embedding(self, name: str, size: int) -> tf.Variable:
-        # Norm 1 at the start: logits against a layer-normalised state then have a standard deviation of 1.
-        initializer = tf_keras.initializers.RandomNormal(stddev=self.dim**-0.5)
+        # Small: what is learned soon outweighs what was drawn (ids start near one another).
+        initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
         return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=initializer)
 
     def _content(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Trains the ranker on windows of the transform's sequences."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from trainer.model_files import save_model
 from trainer.negatives import MixtureSampler
 from trainer.queries import Queries, validation_queries
 from trainer.ranker import Ranker
-from trainer.windows import NONE, TrainingWindows
+from trainer.windows import TrainingWindows
 
 
 def train_ranker(transform_dir: Path, output: Path, config: RankerConfig, log_dir: Path) -> None:
@@ -64,13 +65,11 @@ class RankerSteps:
     def epoch(self, number: int) -> Iterator[Step]:
         """Steps of an epoch, the same in every process."""
         rng = np.random.default_rng([self.config.training.seed, number, 1])
-        user_ids = self.windows.sequences.user_ids
         for batch in self.windows.epoch(number):
             inputs: Batch = {**self.windows.history(batch), "targets": self.windows.target_rows(batch)}
             if self.sampled:
                 inputs["negative_rows"], inputs["negative_log_counts"] = self.sampler.draw(rng)
-            users = batch.users[batch.users != NONE]
-            yield Step(inputs, batch.windows, lambda users=users: sorted(set(user_ids[users])))
+            yield Step(inputs, batch.windows, partial(self.windows.user_ids, batch))
 
 
 def ranker_validation(model: Ranker, queries: Queries) -> Callable[[], float]:

@@ -1,6 +1,7 @@
 """Trains the retrieval towers on windows of the transform's sequences."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,8 @@ class RetrievalSteps:
     def epoch(self, number: int) -> Iterator[Step]:
         """Steps of an epoch, the same in every process."""
         rng = np.random.default_rng([self.config.training.seed, number, 1])
-        user_ids = self.windows.sequences.user_ids
         for batch in self.windows.epoch(number):
-            users = batch.users[batch.users != NONE]
-            yield Step(self._inputs(batch, rng), batch.windows, lambda users=users: sorted(set(user_ids[users])))
+            yield Step(self._inputs(batch, rng), batch.windows, partial(self.windows.user_ids, batch))
 
     def _inputs(self, batch: WindowBatch, rng: np.random.Generator) -> Batch:
         """A drawn subset of the slots that have a target, always `config.positives` long, and negatives for them."""

@@ -88,7 +88,12 @@ class TrainingWindows:
             order = rng.permutation(windows)
             batches += [(length, size, order[start : start + size]) for start in range(0, len(order), size)]
         for index in rng.permutation(len(batches)):
-            yield self._batch(*batches[index], rng)
+            length, size, chosen = batches[index]
+            yield self._batch(length, size, chosen, rng)
+
+    def user_ids(self, batch: WindowBatch) -> list[str]:
+        """Shoppers whose windows these are."""
+        return sorted(set(self.sequences.user_ids[batch.users[batch.users != NONE]]))
 
     def history(self, batch: WindowBatch) -> dict[str, np.ndarray]:
         """Model inputs of the windows: history_rows, history_types int32 and history_timestamps int64, all [B, L]."""

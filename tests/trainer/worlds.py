@@ -1,10 +1,16 @@
 """Tiny worlds whose answers anyone can see."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
+import tensorflow as tf
 
 from protos.events_pb2 import EventType
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.data import Catalogue, Sequences
+from transform.feature_schema import write_schema, write_vocabulary
 from transform.tables import FIRST, RESERVED_LINES
 
 DAY = 86_400
@@ -115,3 +121,74 @@ def checkerboard_sequences(
         devices=np.full(total, FIRST, np.int32),
         regions=(FIRST + colour).astype(np.int32),
     )
+
+
+def write_transform(directory: Path, catalogue: Catalogue, sequences: Sequences) -> None:
+    """What `tandem transform` would leave of a world: schema, vocabularies, TFRecords, the split (leave-one-out)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_schema(directory, catalogue.schema)
+    vocabularies = directory / "vocabularies"
+    write_vocabulary(vocabularies / "item_ids.txt", list(catalogue.item_ids[FIRST:]))
+    for feature in (*catalogue.schema.item, *catalogue.schema.context):
+        if feature.vocabulary:
+            words = [f"{feature.name}-{number}" for number in range(FIRST, feature.vocabulary_size)]
+            write_vocabulary(vocabularies / feature.vocabulary, words)
+    split = {"method": "leave_one_out", "validation_start": None, "test_start": None}
+    (directory / "statistics.json").write_text(json.dumps({"split": split}))
+    _write_examples(
+        directory / "items-00000-of-00001.tfrecord",
+        (_product(catalogue, row) for row in range(FIRST, catalogue.size)),
+    )
+    _write_examples(
+        directory / "sequences-00000-of-00001.tfrecord",
+        (_shopper(sequences, user) for user in range(len(sequences.user_ids))),
+    )
+
+
+def _product(catalogue: Catalogue, row: int) -> dict[str, list]:
+    values: dict[str, list] = {
+        "item_id": [catalogue.item_ids[row].encode()],
+        "row": [row],
+        "id_row": [catalogue.id_rows[row]],
+        "title": [catalogue.titles[row].encode()],
+        "category": [catalogue.categories[row].encode()],
+        "brand": [],
+        "price_raw": [] if np.isnan(catalogue.prices[row]) else [float(catalogue.prices[row])],
+        "image": [],
+        "known_from": [catalogue.known_from[row]],
+        "available": [catalogue.available[row]],
+        "train_count": [catalogue.train_counts[row]],
+    }
+    for name, ids in catalogue.features.items():
+        if ids.dtype == np.float32:
+            values[name] = [] if np.isnan(ids[row, 0]) else [float(ids[row, 0])]
+        else:
+            values[f"{name}_ids"] = list(ids[row][ids[row] > 0])
+    return values
+
+
+def _shopper(sequences: Sequences, user: int) -> dict[str, list]:
+    own = slice(sequences.offsets[user], sequences.offsets[user + 1])
+    names = ("rows", "types", "labels", "timestamps", "sessions", "baskets", "devices", "regions")
+    return {
+        "user_id": [sequences.user_ids[user].encode()],
+        "train_end": [sequences.train_end[user]],
+        "validation_end": [sequences.validation_end[user]],
+        **{name: list(getattr(sequences, name)[own]) for name in names},
+        "prices": [],
+        "quantities": [],
+    }
+
+
+def _write_examples(path: Path, examples: Iterable[dict[str, list]]) -> None:
+    def feature(values: list) -> tf.train.Feature:
+        if values and isinstance(values[0], bytes):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+        if values and isinstance(values[0], float):
+            return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value) for value in values]))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for example in examples:
+            features = tf.train.Features(feature={name: feature(values) for name, values in example.items()})
+            writer.write(tf.train.Example(features=features).SerializeToString())

@@ -1,0 +1,67 @@
+"""Histories as vectors."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.history import GAP_BUCKETS, HistoryEmbedding, gap_buckets, hour_buckets
+
+START = 1_700_000_000
+
+
+def test_time_gaps_fall_into_buckets_that_double() -> None:
+    # Gaps: unknown, 0 s, 1 s, 2 s, 3 s, 4 s → 0; [0, 1) = 1; [1, 2) = 2; [2, 4) = 3; [4, 8) = 4.
+    times = START + np.cumsum([0, 0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(gap_buckets(tf.constant([times], tf.int64)), [[0, 1, 2, 3, 3, 4]])
+
+
+def test_longest_gap_has_the_last_bucket() -> None:
+    assert gap_buckets(tf.constant([[1, 1 << 40]], tf.int64))[0, 1] == GAP_BUCKETS - 1
+
+
+def test_gap_to_padding_is_unknown() -> None:
+    np.testing.assert_array_equal(gap_buckets(tf.constant([[0, START, START]], tf.int64)), [[0, 0, 1]])
+
+
+def test_a_clock_that_runs_backwards_counts_as_no_gap() -> None:
+    assert gap_buckets(tf.constant([[START, START - 5]], tf.int64))[0, 1] == 1
+
+
+def test_hour_of_day_is_utc_and_unknown_is_its_own_bucket() -> None:
+    # 1,700,000,000 s = 2023-11-14 22:13:20 UTC.
+    np.testing.assert_array_equal(hour_buckets(tf.constant([0, START, START + 2 * 3_600], tf.int64)), [0, 23, 1])
+
+
+def make_history(rows: list[int], times: list[int]) -> dict[str, tf.Tensor]:
+    return {
+        "history_rows": tf.constant([rows]),
+        "history_types": tf.constant([[2 if row else 0 for row in rows]]),
+        "history_timestamps": tf.constant([times], tf.int64),
+    }
+
+
+def test_positions_count_from_the_newest() -> None:
+    layer = HistoryEmbedding(4, 8, has_timestamps=False, positions=True)
+    short = layer(tf.ones([1, 2, 4]), make_history([5, 6], [0, 0]))
+    long = layer(tf.ones([1, 4, 4]), make_history([0, 0, 5, 6], [0, 0, 0, 0]))
+    np.testing.assert_array_equal(long[:, 2:], short)
+    assert not np.allclose(short[0, 0], short[0, 1])
+
+
+def test_every_padding_slot_is_the_same_whatever_lies_there() -> None:
+    layer = HistoryEmbedding(4, 8, has_timestamps=True, positions=True)
+    slots = layer(tf.random.stateless_normal([1, 3, 4], [1, 2]), make_history([0, 0, 6], [0, 0, START]))
+    np.testing.assert_array_equal(slots[0, 0], slots[0, 1])
+
+
+def test_times_are_not_read_where_the_data_have_no_clock() -> None:
+    layer = HistoryEmbedding(4, 8, has_timestamps=False, positions=False)
+    items = tf.ones([1, 2, 4])
+    early, late = layer(items, make_history([5, 6], [1, 2])), layer(items, make_history([5, 6], [1, 9_999]))
+    np.testing.assert_array_equal(early, late)
+
+
+def test_too_long_a_history_is_refused() -> None:
+    layer = HistoryEmbedding(4, 2, has_timestamps=False, positions=True)
+    with pytest.raises(ValueError, match="histories are 3 long, the model was made for history_length = 2"):
+        layer(tf.ones([1, 3, 4]), make_history([5, 6, 7], [0, 0, 0]))

@@ -1,0 +1,41 @@
+"""Expected counts of negatives, and which of them count."""
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.negatives import MixtureSampler, log_expected_counts, negative_mask
+
+# Six rows: padding, unknown, four products.
+SHARE = np.array([0, 0, 0.5, 0.25, 0.25, 0])
+
+
+def test_expected_counts_by_hand() -> None:
+    # 100 draws from the targets and 8 uniform ones over 4 products: 50 + 2, 25 + 2, 0 + 2; padding counts for nothing.
+    counts = log_expected_counts(np.array([2, 3, 5, 0]), SHARE, from_targets=100, uniform=8)
+    np.testing.assert_allclose(counts, [np.log(52), np.log(27), np.log(2), 0], rtol=1e-6)
+
+
+def test_draws_come_as_often_as_expected() -> None:
+    rows, log_counts = MixtureSampler(SHARE, 60_000, 40_000).draw(np.random.default_rng(1))
+    drawn = np.bincount(rows, minlength=6)
+    assert drawn[:2].sum() == 0
+    # 60,000 · share + 10,000.
+    np.testing.assert_allclose(drawn[2:], [40_000, 25_000, 25_000, 10_000], rtol=0.03)
+    np.testing.assert_allclose(np.exp(log_counts), np.array([0, 0, 40_000, 25_000, 25_000, 10_000])[rows], rtol=1e-5)
+
+
+def test_mask_leaves_out_padding_accidental_hits_and_later_products_of_the_same_shopper() -> None:
+    inputs = {
+        # Two windows of three slots.
+        "history_rows": tf.constant([[2, 3, 4], [0, 5, 2]]),
+        # Positives: row 3 from slot 0 of the first window, row 9 from slot 1 of the second; the third is filling.
+        "positive_slots": tf.constant([0, 4, 0]),
+        "positive_rows": tf.constant([3, 9, 0]),
+        "negative_rows": tf.constant([2, 4, 3]),
+    }
+    mask = negative_mask(inputs).numpy()
+    # Candidates:            3      9     0      2      4      3
+    # First: its own is 3; 3 and 4 come later in its window, 2 is already behind it and counts.
+    assert mask[0].tolist() == [False, True, False, True, False, False]
+    # Second: its own is 9; 2 comes later.
+    assert mask[1].tolist() == [True, False, False, False, True, True]
