@@ -1,5 +1,6 @@
 """One version of a model in a TensorFlow session of its own, called by its signatures."""
 
+import ctypes
 import gc
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from serving.model_config import check_version_dir
 DEFAULT_SIGNATURE = "serving_default"
 # A client chooses outputs freely and each choice keeps a compiled graph; beyond this many, all outputs are computed.
 _MAX_CALLABLES = 64
+_LIBC = ctypes.CDLL("libc.so.6")
 _Call = Callable[..., list[np.ndarray]]
 
 
@@ -182,6 +184,8 @@ class Servable:
         # The graph and its operations refer to each other.
         self._session = None
         gc.collect()
+        # glibc keeps freed pages for itself, tens of MB a swap.
+        _LIBC.malloc_trim(0)
 
     def _callable(self, signature: Signature, outputs: Sequence[str]) -> tuple[Sequence[str], _Call]:
         """The compiled graph from the signature's inputs to the outputs, and the names of what it returns."""

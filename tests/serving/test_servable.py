@@ -9,6 +9,8 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -72,6 +74,39 @@ def test_small_message_cannot_ask_for_a_huge_array() -> None:
     proto.tensor_shape.dim[0].size = 1 << 40
     with pytest.raises(RequestError, match=f"at most {MAX_INPUT_ELEMENTS} are accepted"):
         decode_tensor("x", proto, FLOATS)
+
+
+@given(
+    proto=st.builds(
+        TensorProto,
+        dtype=st.sampled_from([tf.float32.as_datatype_enum, tf.string.as_datatype_enum, tf.int64.as_datatype_enum]),
+        float_val=st.lists(st.floats(width=32), max_size=5),
+        int64_val=st.lists(st.integers(-5, 5), max_size=3),
+        string_val=st.lists(st.binary(max_size=3), max_size=5),
+        tensor_content=st.binary(max_size=20),
+    ),
+    shape=st.lists(st.integers(-1, 3), max_size=3),
+    spec=st.sampled_from([FLOATS, TensorSpec("s:0", tf.string, (-1, 2)), TensorSpec("n:0", tf.int64, None)]),
+)
+def test_any_tensor_is_read_as_the_signature_says_or_refused(
+    proto: TensorProto, shape: list[int], spec: TensorSpec
+) -> None:
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    try:
+        array = decode_tensor("x", proto, spec)
+    except RequestError:
+        return
+    assert list(array.shape) == shape
+    assert spec.accepts(proto.dtype, array.shape)
+
+
+def test_string_tensor_without_values_is_empty_strings(servable: Servable) -> None:
+    request = PredictRequest()
+    request.model_spec.signature_name = "greet"
+    request.inputs["name"].dtype = tf.string.as_datatype_enum
+    request.inputs["name"].tensor_shape.dim.add(size=2)
+    assert predict(servable, request).outputs["greeting"].string_val[:] == [b"hello "] * 2
 
 
 @pytest.mark.parametrize("size", [-1, -5])
