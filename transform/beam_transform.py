@@ -138,7 +138,7 @@ def check_history_types(names: tuple[str, ...]) -> None:
         raise DataError(f"{rule}, received none.")
     for name in names:
         if name not in allowed:
-            raise DataError(f"{rule}, received {name!r}{nearest(name, allowed)}")
+            raise DataError(f"{rule}, received {name!r}.{nearest(name, allowed)}")
 
 
 def _clear(output: Path) -> None:
