@@ -67,6 +67,11 @@ class BruteForceIndex(TopK):
         scores, places = tf.math.top_k(scores, min(width, self._vectors.shape[0]))
         return _of_width(scores, tf.gather(self._identifiers, places), width)
 
+    @property
+    def neighbours(self) -> int:
+        """k of a search that does not say how many."""
+        return self._k
+
     def is_exact(self) -> bool:
         """True."""
         return True
@@ -194,6 +199,11 @@ class ScannIndex(TopK):
         rows = tf.where(found, tf.gather(self._identifiers, places), PADDING)
         return _of_width(tf.where(found, scores, ABSENT_SCORE), rows, width)
 
+    @property
+    def neighbours(self) -> int:
+        """k of a search that does not say how many."""
+        return self._k
+
     def is_exact(self) -> bool:
         """False, although a small index is searched exactly."""
         return False
@@ -235,7 +245,8 @@ def recall_at_100(index: Index, exact: BruteForceIndex, queries: np.ndarray) -> 
 
 def milliseconds_per_query(index: TopK, queries: np.ndarray, k: int) -> float:
     """Median wall-clock milliseconds of a search in a graph, one query [D] at a time."""
-    search = tf.function(lambda query: index(query, k=k), input_signature=[tf.TensorSpec([1, queries.shape[1]])])
+    spec = [tf.TensorSpec([1, queries.shape[1]])]
+    search = tf.function(lambda query: index(query, k=k), input_signature=spec, autograph=False)
     seconds = []
     for query in tf.unstack(tf.constant(queries[:, np.newaxis])):
         start = time.perf_counter()
@@ -298,10 +309,10 @@ def _efforts(layout: ScannLayout, k: int) -> list[SearchEffort]:
 _LEAF_SHARES = (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 
 
-def _search(index: TopK, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _search(index: Index, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of the 100 nearest, [Q, 100] each."""
     found = [
-        index(tf.constant(queries[start : start + _QUERY_BLOCK], tf.float32))
+        index(tf.constant(queries[start : start + _QUERY_BLOCK], tf.float32), k=max(index.neighbours, RECALL_AT))
         for start in range(0, len(queries), _QUERY_BLOCK)
     ]
     return (

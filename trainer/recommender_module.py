@@ -102,7 +102,7 @@ class RecommenderModule(tf.Module):
         _check_sizes(sizes)
         self.sizes = sizes
         self._stages = Untracked(stages)
-        self.index = index
+        self._index = Untracked(index)
         self.rows_by_id = IdTable(strings.item_ids)
         self.ids_by_row = NameTable(strings.item_ids)
         self.context_tables = {
@@ -225,7 +225,7 @@ class RecommenderModule(tf.Module):
             Rows int32 and scores float32, [B, width] each; row 0 and ABSENT_SCORE where the catalogue has no more.
         """
         # So many more than `width` are fetched that it remains whatever is excluded.
-        scores, rows = self.index(query, k=width + excluded.shape[1])
+        scores, rows = self._index.value(query, k=width + excluded.shape[1])
         usable = (rows >= FIRST) & ~_is_in(rows, excluded) & ~by_prior[:, tf.newaxis]
         rows, scores = _best(tf.where(usable, rows, PADDING), tf.where(usable, scores, ABSENT_SCORE), width)
         return tf.cond(

@@ -57,7 +57,8 @@ def test_answer_has_the_width_asked_for(index: Index) -> None:
 
 
 def test_width_is_static_in_a_graph(index: Index) -> None:
-    search = tf.function(lambda queries: index(queries), input_signature=[tf.TensorSpec([None, DIM])])
+    spec = [tf.TensorSpec([None, DIM])]
+    search = tf.function(lambda queries: index(queries), input_signature=spec, autograph=False)
     scores, rows = search.get_concrete_function().output_shapes
     assert scores.as_list() == rows.as_list() == [None, 20]
 
@@ -198,6 +199,11 @@ def test_recall_counts_equal_products_alike() -> None:
     exact = BruteForceIndex(100).index(vectors, np.arange(2, 302))
     reversed_index = BruteForceIndex(100).index(vectors, np.arange(2, 302)[::-1])
     assert recall_at_100(reversed_index, exact, vectors[:1]) == 1.0
+
+
+def test_recall_of_an_index_made_for_fewer_neighbours() -> None:
+    exact = BruteForceIndex(5).index(VECTORS, ROWS)
+    assert recall_at_100(ScannIndex(5).index(VECTORS, ROWS), exact, QUERIES) == 1.0
 
 
 def test_recall_of_a_catalogue_smaller_than_a_hundred() -> None:

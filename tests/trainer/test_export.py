@@ -1,0 +1,520 @@
+"""The exported models: promised names, answers worked out a second time, nothing upstream needed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from tests.trainer.exported import ServedModel
+from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
+from trainer.config import ExportConfig, RankerConfig, RetrievalConfig
+from trainer.data import Catalogue, load_catalogue
+from trainer.export import ExportError, export
+from trainer.index import ABSENT_SCORE
+from trainer.model_files import save_model
+from trainer.ranker import Ranker
+from trainer.retrieval import RetrievalModel
+from transform.tables import EVENT_TYPES
+
+L, K, C, X, D = 8, 6, 10, 4, 8
+CONFIG = ExportConfig(k=K, candidates=C, exclude_length=X, recall_queries=20)
+# Never met in training: the catalogue's last products.
+STRANGER = "sold-by-someone-else"
+
+
+class World:
+    """A shop, two models that have learned nothing, and where their export is."""
+
+    def __init__(self, folder: Path, unavailable: tuple[int, ...] = ()) -> None:
+        catalogue = checkerboard_catalogue()
+        available = catalogue.available.copy()
+        available[list(unavailable)] = False
+        self.folder, self.transform = folder, folder / "transform"
+        write_transform(self.transform, replace(catalogue, available=available), checkerboard_sequences())
+        self.catalogue: Catalogue = load_catalogue(self.transform)
+        tf.keras.utils.set_random_seed(3)
+        self.retrieval = RetrievalModel(self.catalogue, RetrievalConfig(dim=D, history_length=L, heads=2))
+        self.ranker = Ranker(self.catalogue, RankerConfig(dim=D, history_length=L, heads=2, blocks=1))
+        for model in (self.retrieval, self.ranker):
+            # Weights as they start are so small that nearly everything is a tie.
+            for weight in model.trainable_variables:
+                weight.assign_add(tf.random.normal(weight.shape, stddev=0.5))
+        save_model(folder / "retrieval", "retrieval", self.retrieval, self.retrieval.config, self.catalogue.schema)
+        save_model(folder / "ranker", "ranker", self.ranker, self.ranker.config, self.catalogue.schema)
+
+    def export(self, name: str, config: ExportConfig) -> Path:
+        """The folder that the export wrote."""
+        output = self.folder / name
+        export(self.transform, self.folder / "retrieval", self.folder / "ranker", output, config, self.folder / "logs")
+        return output
+
+    def ids(self, *rows: int) -> list[str]:
+        return [str(self.catalogue.item_ids[row]) for row in rows]
+
+    def expected(
+        self, rows: list[int], excluded: tuple[int, ...] = (), moment: int = 0
+    ) -> tuple[list[str], np.ndarray]:
+        """The K best of the C nearest products, worked out by numpy from the models."""
+        history = np.zeros([1, L], np.int32)
+        history[0, L - len(rows) :] = rows
+        batch = {
+            "history_rows": tf.constant(history),
+            "history_types": tf.constant(np.where(history > 0, EVENT_TYPES["view"], 0).astype(np.int32)),
+            "history_timestamps": tf.zeros([1, L], tf.int64),
+            "context_timestamp": tf.constant([moment], tf.int64),
+            "context_device": tf.zeros([1], tf.int32),
+            "context_region": tf.zeros([1], tf.int32),
+        }
+        everything = tf.range(self.catalogue.size)
+        query = self.retrieval.query_embeddings(batch).numpy()[0]
+        dots = self.retrieval.candidate_embeddings(everything).numpy() @ query
+        dots[~self.catalogue.available] = -np.inf
+        dots[list(excluded)] = -np.inf
+        candidates = np.argsort(-dots)[:C]
+        scores = self.ranker.item_vectors(everything).numpy() @ self.ranker.encode(batch).numpy()[0]
+        best = candidates[np.argsort(-scores[candidates])][:K]
+        return self.ids(*best), scores[best]
+
+
+def padded(ids: list[str], width: int) -> list[str]:
+    return ids + [""] * (width - len(ids))
+
+
+def names(answer: dict[str, np.ndarray]) -> list[list[str]]:
+    return [[value.decode() for value in line] for line in answer["item_ids"]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def output(world: World) -> Path:
+    return world.export("export", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def served(output: Path) -> ServedModel:
+    return ServedModel(output / "recommender")
+
+
+HISTORY = (3, 5, 8, 13)
+
+
+def test_signatures_are_those_promised(served: ServedModel) -> None:
+    def described(infos: dict) -> dict[str, tuple[str, list[int]]]:
+        return {
+            name: (tf.as_dtype(info.dtype).name, [dim.size for dim in info.tensor_shape.dim])
+            for name, info in infos.items()
+        }
+
+    optional = {
+        "history_event_types": ("string", [-1, L]),
+        "history_timestamps": ("int64", [-1, L]),
+        "context_timestamp": ("int64", [-1]),
+        "context_device": ("string", [-1]),
+        "context_region": ("string", [-1]),
+        "exclude_item_ids": ("string", [-1, X]),
+    }
+    history = {"history_item_ids": ("string", [-1, L])}
+    answer = {"item_ids": ("string", [-1, K]), "scores": ("float32", [-1, K])}
+    candidates = {"item_ids": ("string", [-1, C]), "scores": ("float32", [-1, C])}
+    promised = {
+        "serving_default": (history | optional, answer),
+        "recommend": (history | optional, answer),
+        "retrieve": (history | optional, candidates),
+        "rank": (history | optional | {"candidate_item_ids": ("string", [-1, C])}, candidates),
+        "similar_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
+        "embed_user": (history | optional, {"embedding": ("float32", [-1, D])}),
+    }
+    found = {
+        name: (described(definition.inputs), described(definition.outputs))
+        for name, definition in served.signatures.items()
+    }
+    assert found == promised
+
+
+@pytest.mark.parametrize("signature", ["recommend", "serving_default", "retrieve", "rank", "embed_user"])
+def test_optional_inputs_have_defaults_of_batch_size_one(served: ServedModel, signature: str) -> None:
+    definition = served.signatures[signature]
+    defaults = {name: tf.make_ndarray(proto) for name, proto in definition.defaults.items()}
+    assert set(defaults) == set(definition.inputs) - {"history_item_ids", "candidate_item_ids"}
+    for name, value in defaults.items():
+        _, *sizes = [dim.size for dim in definition.inputs[name].tensor_shape.dim]
+        assert list(value.shape) == [1, *sizes]
+        assert not np.any(value.astype(bool)), f"{name}: nothing is the default"
+
+
+def test_similar_items_can_do_without_a_history(served: ServedModel) -> None:
+    assert "history_item_ids" in served.signatures["similar_items"].defaults
+    assert "item_ids" not in served.signatures["similar_items"].defaults
+
+
+def test_recommend_is_the_two_stages_one_after_the_other(world: World, served: ServedModel) -> None:
+    answer = served("recommend", history_item_ids=[padded(world.ids(*HISTORY), L)])
+    ids, scores = world.expected(list(HISTORY))
+    assert names(answer) == [ids]
+    np.testing.assert_allclose(answer["scores"][0], scores, rtol=1e-4, atol=1e-5)
+
+
+def test_serving_default_is_recommend(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    first, second = (served(name, history_item_ids=history) for name in ("recommend", "serving_default"))
+    assert names(first) == names(second)
+
+
+def test_time_of_the_request_is_read(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    answer = served("recommend", history_item_ids=history, context_timestamp=[1_700_000_000])
+    assert names(answer) == [world.expected(list(HISTORY), moment=1_700_000_000)[0]]
+
+
+def test_padding_may_stand_anywhere(world: World, served: ServedModel) -> None:
+    a, b, c, d = world.ids(*HISTORY)
+    places = [[a, b, c, d, "", "", "", ""], ["", "", "", "", a, b, c, d], ["", a, "", b, c, "", "", d]]
+    kinds = [["view" if item else "" for item in line] for line in places]
+    times = [[0 if not item else 100 + len(item) for item in line] for line in places]
+    answer = served(
+        "recommend",
+        history_item_ids=places,
+        history_event_types=kinds,
+        history_timestamps=times,
+    )
+    assert names(answer)[0] == names(answer)[1] == names(answer)[2]
+    np.testing.assert_allclose(answer["scores"], answer["scores"][[0, 0, 0]], rtol=1e-5)
+
+
+def test_order_of_the_history_matters(world: World, served: ServedModel) -> None:
+    ids = world.ids(*HISTORY)
+    answer = served("embed_user", history_item_ids=[padded(ids, L), padded(ids[::-1], L)])
+    assert np.abs(answer["embedding"][0] - answer["embedding"][1]).max() > 1e-3
+
+
+def test_event_type_is_read_by_its_name_in_any_case(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+
+    def embedding(kind: str) -> np.ndarray:
+        return served("embed_user", history_item_ids=history, history_event_types=[[kind] * L])["embedding"]
+
+    assert np.abs(embedding("purchase") - embedding("view")).max() > 1e-3
+    np.testing.assert_array_equal(embedding("PURCHASE"), embedding("purchase"))
+
+
+@pytest.mark.parametrize("kind", ["", "click", "impression", "Kauf"])
+def test_event_type_never_met_counts_as_the_most_frequent(world: World, served: ServedModel, kind: str) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    kinds = [[kind] * L, ["view"] * L]
+    answer = served("embed_user", history_item_ids=history * 2, history_event_types=kinds)
+    np.testing.assert_allclose(answer["embedding"][0], answer["embedding"][1], atol=1e-6)
+
+
+def test_context_is_read_by_its_name(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)] * 3
+    answer = served("embed_user", history_item_ids=history, context_region=["region-2", "region-3", "Mars"])
+    one, two, unknown = answer["embedding"]
+    assert np.abs(one - two).max() > 1e-3
+    assert np.isfinite(unknown).all()
+
+
+def test_empty_history_is_answered_by_popularity(world: World, served: ServedModel) -> None:
+    answer = served("recommend", history_item_ids=[[""] * L])
+    rows = [world.catalogue.item_ids.tolist().index(item) for item in names(answer)[0]]
+    counts = np.zeros(world.catalogue.size)
+    sequences = checkerboard_sequences()
+    for user, start in enumerate(sequences.offsets[:-1]):
+        counts[sequences.rows[start : start + sequences.train_end[user]]] += 1
+    assert counts[rows].tolist() == np.sort(counts)[::-1][:K].tolist()
+    assert np.isfinite(answer["scores"]).all()
+    assert (np.diff(answer["scores"][0]) <= 0).all()
+
+
+def test_unknown_products_are_no_error(world: World, served: ServedModel) -> None:
+    answer = served("recommend", history_item_ids=[[STRANGER] * L])
+    assert len(set(names(answer)[0]) - {""}) == K
+    assert np.isfinite(answer["scores"]).all()
+    assert names(answer) == [world.expected([1] * L)[0]]
+
+
+@pytest.mark.parametrize("signature", ["recommend", "retrieve"])
+def test_excluded_products_never_shorten_the_answer(world: World, served: ServedModel, signature: str) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    full = names(served(signature, history_item_ids=history))[0]
+    without = names(served(signature, history_item_ids=history, exclude_item_ids=[full[:X]]))[0]
+    assert not set(without) & set(full[:X])
+    assert len(set(without) - {""}) == len(full)
+
+
+def test_answer_without_the_excluded_is_the_two_stages_without_them(world: World, served: ServedModel) -> None:
+    excluded = (4, 9, 12)
+    answer = served(
+        "recommend",
+        history_item_ids=[padded(world.ids(*HISTORY), L)],
+        exclude_item_ids=[padded(world.ids(*excluded), X)],
+    )
+    assert names(answer) == [world.expected(list(HISTORY), excluded)[0]]
+
+
+def test_excluding_unknown_products_changes_nothing(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    plain = served("recommend", history_item_ids=history)
+    assert names(plain) == names(served("recommend", history_item_ids=history, exclude_item_ids=[[STRANGER] * X]))
+
+
+def test_retrieve_is_the_nearest_by_dot_product(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    query = served("embed_user", history_item_ids=history)["embedding"][0]
+    vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
+    dots = np.where(world.catalogue.available, vectors @ query, -np.inf)
+    answer = served("retrieve", history_item_ids=history)
+    assert names(answer) == [world.ids(*np.argsort(-dots)[:C])]
+    np.testing.assert_allclose(answer["scores"][0], np.sort(dots)[::-1][:C], atol=1e-5)
+
+
+def test_rank_orders_the_candidates_given(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    best, scores = world.expected(list(HISTORY))
+    given = padded(best[::-1], C)
+    answer = served("rank", history_item_ids=history, candidate_item_ids=[given])
+    assert names(answer)[0][:K] == best
+    np.testing.assert_allclose(answer["scores"][0, :K], scores, rtol=1e-4, atol=1e-5)
+
+
+def test_rank_keeps_duplicates_and_names_unknown_products(world: World, served: ServedModel) -> None:
+    given = [*world.ids(7, 7, 9), STRANGER]
+    answer = served("rank", history_item_ids=[padded(world.ids(*HISTORY), L)], candidate_item_ids=[padded(given, C)])
+    assert sorted(names(answer)[0]) == sorted(padded(given, C))
+    assert names(answer)[0][4:] == [""] * (C - 4)
+    assert (answer["scores"][0, :4] > ABSENT_SCORE).all()
+    assert (answer["scores"][0, 4:] == ABSENT_SCORE).all()
+
+
+def test_rank_puts_excluded_candidates_last(world: World, served: ServedModel) -> None:
+    answer = served(
+        "rank",
+        history_item_ids=[padded(world.ids(*HISTORY), L)],
+        candidate_item_ids=[padded(world.ids(7, 9, 11), C)],
+        exclude_item_ids=[padded(world.ids(9), X)],
+    )
+    assert set(names(answer)[0][:2]) == set(world.ids(7, 11))
+    assert answer["scores"][0, 2] == ABSENT_SCORE
+
+
+def test_similar_items_are_the_nearest_other_products(world: World, served: ServedModel) -> None:
+    vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
+    dots = np.where(world.catalogue.available, vectors @ vectors[6], -np.inf)
+    dots[6] = -np.inf
+    answer = served("similar_items", item_ids=world.ids(6))
+    assert names(answer) == [world.ids(*np.argsort(-dots)[:K])]
+    np.testing.assert_allclose(answer["scores"][0], np.sort(dots)[::-1][:K], atol=1e-5)
+
+
+def test_similar_items_leans_to_the_history_given(world: World, served: ServedModel) -> None:
+    history = padded(world.ids(*HISTORY), L)
+    user = served("embed_user", history_item_ids=[history])["embedding"][0]
+    plain, blended = (
+        served("similar_items", item_ids=world.ids(6), history_item_ids=[line]) for line in ([""] * L, history)
+    )
+    item = world.retrieval.candidate_embeddings(tf.constant([6])).numpy()[0]
+    query = 0.7 * item + 0.3 * user
+    vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
+    dots = np.where(world.catalogue.available, vectors @ (query / np.linalg.norm(query)), -np.inf)
+    dots[6] = -np.inf
+    assert names(blended) == [world.ids(*np.argsort(-dots)[:K])]
+    assert np.abs(plain["scores"] - blended["scores"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("item_id", [STRANGER, ""])
+def test_similar_items_of_an_unknown_product_are_the_popular_ones(
+    world: World, served: ServedModel, item_id: str
+) -> None:
+    popular = served("recommend", history_item_ids=[[""] * L])
+    assert names(served("similar_items", item_ids=[item_id])) == names(popular)
+
+
+def test_embedding_is_the_query_tower_s(world: World, served: ServedModel) -> None:
+    embedding = served("embed_user", history_item_ids=[padded(world.ids(*HISTORY), L)])["embedding"]
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("signature", ["recommend", "retrieve", "embed_user"])
+def test_a_batch_answers_as_its_shoppers_do_one_by_one(world: World, served: ServedModel, signature: str) -> None:
+    histories = [padded(world.ids(*HISTORY), L), [""] * L, padded([STRANGER, *world.ids(4, 6)], L)]
+    together = served(signature, history_item_ids=histories)
+    for number, history in enumerate(histories):
+        alone = served(signature, history_item_ids=[history])
+        for name, values in alone.items():
+            if values.dtype == object:
+                assert values[0].tolist() == together[name][number].tolist()
+            else:
+                np.testing.assert_allclose(values[0], together[name][number], atol=1e-5)
+
+
+def test_optional_input_of_one_row_holds_for_the_whole_batch(world: World, served: ServedModel) -> None:
+    histories = [padded(world.ids(*HISTORY), L), padded(world.ids(4, 6), L)]
+    banned = world.ids(10, 11)
+    answer = served("recommend", history_item_ids=histories, exclude_item_ids=[padded(banned, X)])
+    assert not {item for line in names(answer) for item in line} & set(banned)
+
+
+def test_inputs_of_different_batch_sizes_are_refused(world: World, served: ServedModel) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served("recommend", history_item_ids=[[""] * L] * 3, context_device=["", ""])
+
+
+def test_no_shopper_gets_an_empty_answer(served: ServedModel) -> None:
+    answer = served("recommend", history_item_ids=np.empty([0, L], object))
+    assert answer["item_ids"].shape == answer["scores"].shape == (0, K)
+
+
+def test_every_answer_is_finite_and_distinct(world: World, served: ServedModel) -> None:
+    rng = np.random.default_rng(0)
+    ids = np.array(["", STRANGER, *world.catalogue.item_ids[2:]], dtype=object)
+    histories = rng.choice(ids, [40, L])
+    answer = served("recommend", history_item_ids=histories, exclude_item_ids=rng.choice(ids, [40, X]))
+    assert np.isfinite(answer["scores"]).all()
+    for line in names(answer):
+        assert len(set(line) - {""}) == K
+
+
+def test_one_searcher_serves_all_signatures(served: ServedModel) -> None:
+    library = served.meta_graph.graph_def.library.function
+    searchers = {
+        node.attr["shared_name"].s
+        for function in library
+        for node in function.node_def
+        if node.op == "Scann>TensorsToScann"
+    }
+    assert len(searchers) == 1
+    assert next(iter(searchers)).startswith(b"tandem-")
+
+
+def test_only_what_a_signature_reads_is_saved(world: World, output: Path) -> None:
+    shapes = [shape for _, shape in tf.train.list_variables(str(output / "recommender" / "variables" / "variables"))]
+    # The embeddings of content are left behind: the vectors of the products hold what they say.
+    assert [world.catalogue.schema.item[0].vocabulary_size, D] not in shapes
+
+
+def test_no_graph_asks_for_a_compiler(served: ServedModel) -> None:
+    for function in served.meta_graph.graph_def.library.function:
+        assert not function.attr["_XlaMustCompile"].b
+
+
+def test_export_answers_alone_in_another_process(world: World, output: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "models" / "recommender" / "1"
+    moved.parent.mkdir(parents=True)
+    # Files that the first model still reads stay where they are.
+    subprocess.run(["cp", "-r", str(output / "recommender"), str(moved)], check=True)
+    history = [padded(world.ids(*HISTORY), L)]
+    program = (
+        "import json, sys\n"
+        "import tensorflow as tf\n"
+        "from scann.scann_ops.py import scann_ops\n"
+        "model = tf.saved_model.load(sys.argv[1])\n"
+        "history = tf.constant(json.loads(sys.argv[2]))\n"
+        "signature = model.signatures['recommend']\n"
+        "inputs = {k: v for k, v in signature.structured_input_signature[1].items()}\n"
+        "given = {k: tf.zeros([1, *v.shape[1:]], v.dtype) for k, v in inputs.items()}\n"
+        "answer = signature(**(given | {'history_item_ids': history}))\n"
+        "ids, scores = (answer[name].numpy()[0] for name in ('item_ids', 'scores'))\n"
+        "print(json.dumps([ids.astype(str).tolist(), scores.tolist()]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(moved), json.dumps(history)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ids, scores = json.loads(run.stdout.splitlines()[-1])
+    expected_ids, expected_scores = world.expected(list(HISTORY))
+    assert ids == expected_ids
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["recommender", "item_encoder"])
+def test_every_warm_up_request_is_answered(output: Path, model: str) -> None:
+    # Imported late: it loads all of TensorFlow.
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    seen = set()
+    with ServedModel(output / model) as served:
+        path = output / model / "assets.extra" / "tf_serving_warmup_requests"
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            request = PredictionLog.FromString(record).predict_log.request
+            inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+            served(request.model_spec.signature_name, **inputs)
+            seen.add((request.model_spec.signature_name, len(next(iter(inputs.values())))))
+        assert {name for name, _ in seen} == set(served.signatures)
+    assert {batch for _, batch in seen} == {1, 8, 32}
+
+
+def test_index_report_says_what_was_measured(world: World, output: Path) -> None:
+    report = json.loads((output / "index.json").read_text())
+    assert report["kind"] == "scann"
+    assert report["recall@100"] == 1.0
+    assert report["ms_per_query"] > 0
+    assert report["build_seconds"] > 0
+    assert report["n"] == world.catalogue.size - 2
+    assert report["dim"] == D
+
+
+def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
+    metadata = json.loads((output / "recommender" / "assets.extra" / "tandem.json").read_text())
+    assert metadata["index"]["kind"] == "scann"
+    assert metadata["widths"] == {
+        "history": L,
+        "answer": K,
+        "candidates": C,
+        "exclusions": X,
+        "exclude_history": False,
+    }
+    assert metadata["custom_ops"] == ["Scann"]
+
+
+@pytest.fixture(scope="module")
+def unseen(world: World) -> Path:
+    """Another export of the same models: exact search, products of the history left out."""
+    return world.export("unseen", replace(CONFIG, index="brute_force", exclude_history=True))
+
+
+def test_products_of_the_history_can_be_left_out(world: World, unseen: Path) -> None:
+    rows = tuple(range(3, 11))
+    with ServedModel(unseen / "recommender") as served:
+        answer = served("recommend", history_item_ids=[world.ids(*rows)])
+    assert names(answer) == [world.expected(list(rows), excluded=rows)[0]]
+
+
+def test_brute_force_export_needs_no_op_of_scann(unseen: Path) -> None:
+    assert json.loads((unseen / "index.json").read_text())["kind"] == "brute_force"
+    graph = SavedModel.FromString((unseen / "recommender" / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    assert not [node.op for function in graph.library.function for node in function.node_def if "Scann" in node.op]
+
+
+def test_catalogue_smaller_than_the_answer_ends_in_padding(tmp_path: Path) -> None:
+    small = World(tmp_path, unavailable=tuple(range(5, 26)))
+    output = small.export("export", CONFIG)
+    with ServedModel(output / "recommender") as served:
+        for history in ([""] * L, padded(small.ids(*HISTORY), L)):
+            answer = served("recommend", history_item_ids=[history])
+            assert set(names(answer)[0][:3]) == set(small.ids(2, 3, 4))
+            assert names(answer)[0][3:] == [""] * (K - 3)
+            assert (answer["scores"][0, 3:] == ABSENT_SCORE).all()
+            assert np.isfinite(answer["scores"]).all()
+
+
+def test_catalogue_without_an_available_product_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, unavailable=tuple(range(2, 26)))
+    with pytest.raises(ExportError, match="none of the 24 products is available"):
+        world.export("export", CONFIG)
+
+
+def test_answer_longer_than_the_candidates_is_refused(world: World) -> None:
+    with pytest.raises(ValueError, match=r"export\.k must not exceed export\.candidates \(10\), received 11"):
+        world.export("refused", replace(CONFIG, k=11))

@@ -1,0 +1,209 @@
+"""The exported item encoder reads raw content exactly as the transform does."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protos.feature_schema_pb2 import Feature, FeatureSchema
+from tests.trainer.exported import ServedModel
+from tests.trainer.worlds import checkerboard_catalogue
+from trainer.config import RetrievalConfig
+from trainer.data import Catalogue
+from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, normalised, tokens
+from trainer.retrieval import RetrievalModel
+from trainer.string_tables import write_asset
+from transform import vocabularies
+from transform.feature_schema import tokenize, write_vocabulary
+
+DIM, LENGTH = 8, 5
+WORDS = {
+    "category": ["Kleidung", "Kleidung > Hosen", "Schuhe"],
+    "brand": ["Müller & Söhne", "acme"],
+    "attributes": ["colour=red", "size=L"],
+    "title": ["red", "shoe", "größe", "42"],
+}
+
+
+def feature(name: str, kind: "Feature.Kind", length: int = 1) -> Feature:
+    return Feature(
+        name=name,
+        kind=kind,
+        vocabulary=f"{name}.txt" if name in WORDS else "",
+        vocabulary_size=2 + len(WORDS.get(name, [])),
+        length=length,
+        mean=2.0,
+        stddev=0.5,
+    )
+
+
+SCHEMA = FeatureSchema(
+    item=[
+        feature("category", Feature.CATEGORICAL, 3),
+        feature("brand", Feature.CATEGORICAL),
+        feature("attributes", Feature.CATEGORICAL, 2),
+        feature("price", Feature.NUMERIC),
+        feature("title", Feature.TEXT, LENGTH),
+    ],
+    catalogue_size=5,
+    id_embedding_size=4,
+    has_timestamps=True,
+)
+# Raw content of the products in rows 2, 3 and 4.
+TITLES = ["Red shoe, GRÖSSE 42!", "", "unheard-of words"]
+CATEGORIES = ["Kleidung > Hosen > Jeans", "Schuhe", ""]
+BRANDS = ["acme", "", "Müller & Söhne"]
+ATTRIBUTES = [["colour=red", "size=L"], ["size=XXL"], []]
+PRICES = [9.99, math.nan, 0.0]
+
+
+def read_by_the_transform() -> dict[str, np.ndarray]:
+    """Features of all rows, as the transform's own functions make them."""
+
+    def ids(name: str, lists: pa.ListArray, length: int) -> np.ndarray:
+        column = vocabularies.content_ids(lists, pa.array(WORDS[name]), length)
+        dense = np.zeros([5, length], np.int32)
+        for place in range(3):
+            own = column.values[column.offsets[place] : column.offsets[place + 1]]
+            dense[2 + place, : len(own)] = own
+        return dense
+
+    prices = np.full([5, 1], np.nan, np.float32)
+    prices[2:, 0] = vocabularies.normalised_price(np.array(PRICES, np.float32), 2.0, 0.5)
+    brands = pa.array([[brand] if brand else [] for brand in BRANDS])
+    return {
+        "category": ids("category", vocabularies.category_prefixes(pa.array(CATEGORIES), 3), 3),
+        "brand": ids("brand", brands, 1),
+        "attributes": ids("attributes", pa.array(ATTRIBUTES, pa.list_(pa.string())), 2),
+        "price": prices,
+        "title": ids("title", tokenize(pa.array(TITLES)), LENGTH),
+    }
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    none = np.zeros(5, np.int64)
+    empty = np.full(5, "", object)
+    return Catalogue(
+        schema=SCHEMA,
+        item_ids=np.array(["", "\x01", "a", "b", "c"], dtype=object),
+        # Product c is too rare for an embedding of its own.
+        id_rows=np.array([0, 1, 2, 3, 1], np.int32),
+        features=read_by_the_transform(),
+        train_counts=none,
+        known_from=none,
+        available=np.array([False, False, True, True, True]),
+        titles=empty,
+        categories=empty,
+        prices=np.full(5, np.nan, np.float32),
+        images=[b""] * 5,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(catalogue: Catalogue) -> RetrievalModel:
+    tf.keras.utils.set_random_seed(5)
+    model = RetrievalModel(catalogue, RetrievalConfig(dim=DIM, history_length=4, heads=2))
+    for weight in model.trainable_variables:
+        weight.assign_add(tf.random.normal(weight.shape, stddev=0.3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def served(catalogue: Catalogue, model: RetrievalModel, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("encoder")
+    assets = {}
+    for name, words in (WORDS | {"item_ids": ["a", "b", "c"]}).items():
+        write_vocabulary(folder / f"{name}.txt", words)
+        assets[f"{name}.txt"] = write_asset(folder / f"{name}.txt", folder / "assets")
+    module = ItemEncoderModule(model, SCHEMA, catalogue.id_rows, assets)
+    tf.saved_model.save(module, str(folder / "model"), signatures=module.functions)
+    return ServedModel(folder / "model")
+
+
+def raw_content() -> dict[str, object]:
+    attributes = [values + [""] * (2 - len(values)) for values in ATTRIBUTES]
+    return {"title": TITLES, "category": CATEGORIES, "brand": BRANDS, "attributes": attributes, "price": PRICES}
+
+
+def test_content_alone_gives_the_vector_of_a_product_without_an_id(served: ServedModel, model: RetrievalModel) -> None:
+    embedding = served("serving_default", **raw_content())["embedding"]
+    features = {name: tf.constant(values[2:]) for name, values in read_by_the_transform().items()}
+    expected = model.project_items(model.item_encoder.encode(features, tf.ones([3], tf.int32)))
+    np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+
+def test_known_product_gets_the_vector_that_the_index_holds(served: ServedModel, model: RetrievalModel) -> None:
+    embedding = served("serving_default", **raw_content(), item_id=["a", "b", "c"])["embedding"]
+    np.testing.assert_allclose(embedding, model.candidate_embeddings(tf.constant([2, 3, 4])), atol=1e-6)
+
+
+def test_unknown_product_is_placed_by_its_content(served: ServedModel) -> None:
+    stranger = served("serving_default", **raw_content(), item_id=["x", "", "\x01"])["embedding"]
+    np.testing.assert_array_equal(stranger, served("serving_default", **raw_content())["embedding"])
+
+
+def test_title_alone_is_enough(served: ServedModel) -> None:
+    embedding = served("serving_default", title=["red shoe", "größe 42"])["embedding"]
+    assert embedding.shape == (2, DIM)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("price", [math.nan, math.inf, -1.0])
+def test_price_that_is_none_counts_as_absent(served: ServedModel, price: float) -> None:
+    odd = served("serving_default", title=["red shoe"], price=[price])["embedding"]
+    np.testing.assert_array_equal(odd, served("serving_default", title=["red shoe"])["embedding"])
+
+
+def test_catalogue_without_content_still_exports_an_encoder(tmp_path: Path) -> None:
+    catalogue = checkerboard_catalogue(content=False)
+    model = RetrievalModel(catalogue, RetrievalConfig(dim=DIM, history_length=4, heads=2))
+    write_vocabulary(tmp_path / "item_ids.txt", list(catalogue.item_ids[2:]))
+    assets = {"item_ids.txt": write_asset(tmp_path / "item_ids.txt", tmp_path / "assets")}
+    module = ItemEncoderModule(model, catalogue.schema, catalogue.id_rows, assets)
+    encode = module.functions["serving_default"]
+    known, unknown = (
+        encode(tf.constant(["red"]), item_id=tf.constant([item]))["embedding"] for item in ("black-3", "")
+    )
+    np.testing.assert_allclose(known, model.candidate_embeddings(tf.constant([3])), atol=1e-6)
+    np.testing.assert_allclose(unknown, model.candidate_embeddings(tf.constant([1])), atol=1e-6)
+
+
+# Any text that UTF-8 can carry; the letters that tempt a tokeniser, more often.
+ODD = st.sampled_from(["İ", "Σ", "ς", "ß", "ẞ", "Ǆ", "ﬁ", "é", "Ⅷ", "١", "中", "🙂", " ", "-", "_", "'", "\u00a0"])
+TEXT = st.lists(st.one_of(ODD, st.characters(codec="utf-8")), max_size=30).map("".join)
+
+
+TEXTS = [tf.TensorSpec([None], tf.string)]
+graph_tokens = tf.function(lambda texts: tokens(texts, 40), input_signature=TEXTS, autograph=False)
+graph_prefixes = tf.function(lambda paths: category_prefixes(paths, 3), input_signature=TEXTS, autograph=False)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(TEXT, min_size=1, max_size=8))
+def test_graph_makes_the_tokens_of_the_transform(texts: list[str]) -> None:
+    made = graph_tokens(tf.constant([text.encode() for text in texts])).numpy()
+    expected = tokenize(pa.array(texts)).to_pylist()
+    assert [[token.decode() for token in line if token] for line in made] == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["A", "b", "", ">", " > ", "Ä"]), max_size=6).map(" > ".join), min_size=1))
+def test_graph_makes_the_category_prefixes_of_the_transform(paths: list[str]) -> None:
+    made = graph_prefixes(tf.constant([path.encode() for path in paths])).numpy()
+    expected = vocabularies.category_prefixes(pa.array(paths), 3).to_pylist()
+    for line, prefixes in zip(made, expected, strict=True):
+        assert [value.decode() for value in line] == prefixes + [""] * (3 - len(prefixes))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1e9, width=32), min_size=1))
+def test_graph_normalises_prices_as_the_transform_does(prices: list[float]) -> None:
+    values = np.array(prices, np.float32)
+    made = normalised(tf.constant(values), 2.0, 0.5).numpy()[:, 0]
+    np.testing.assert_allclose(made, vocabularies.normalised_price(values, 2.0, 0.5), rtol=1e-6)
