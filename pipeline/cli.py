@@ -15,22 +15,9 @@ _DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as imp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the command. Returns the exit status: 0, 1 for a mistake that is explained, 130 for Ctrl-C."""
-    # TensorFlow's C++ notes about the processor are no news to a user; its errors still appear.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parser = _parser()
     parsed = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
-    )
-    # Google's client libraries, which Beam imports, announce the end of Python 3.11's life at each import.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
-    # It asks for crcmod although google-crc32c, which does the same, is there.
-    logging.getLogger("apache_beam.io.tfrecordio").setLevel(logging.ERROR)
-    # Beam and absl report their own plumbing at INFO.
-    for noisy in ("apache_beam", "absl", "tensorflow", "root"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    for ours in ("pipeline", "transform", "trainer", "serving"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    _quieten()
     try:
         parsed.function(parsed)
     except KeyboardInterrupt:
@@ -41,6 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _quieten() -> None:
+    """Our progress to the terminal; of the libraries, warnings only."""
+    # TensorFlow's C++ side reports the processor and absent GPUs, at level ERROR; its real errors are exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Google's client libraries, which Beam imports, announce the end of Python 3.11's life at each import.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    # Beam asks for crcmod although google-crc32c, which does the same, is there.
+    handler.addFilter(lambda record: not str(record.msg).startswith("crcmod package not found"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for ours in ("pipeline", "transform", "trainer", "serving"):
+        logging.getLogger(ours).setLevel(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:
