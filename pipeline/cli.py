@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, TimeoutError) as error:
         if parsed.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(`tandem --debug {parsed.command} …` shows where it arose)", file=sys.stderr)
         return 1
     return 0
 

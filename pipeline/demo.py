@@ -14,7 +14,7 @@ _START_SECONDS = 120
 
 
 def demo() -> int:
-    """Runs the chain (what is up to date is skipped), then serves it on a free port and asks it. Returns exit status."""
+    """Runs the chain, skipping what is up to date, then serves it on a free port and asks it. Returns exit status."""
     started = time.monotonic()
     if not (DATA / "dataset.json").is_file() and (status := main(["simulate", str(DATA)])):
         return status
