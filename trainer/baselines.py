@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +23,9 @@ _NEIGHBOURS = 200
 _LONGEST_HISTORY = 100
 _ITEMS_AT_ONCE = 4_096
 
+Unit = Literal["session", "history"]
+Normalisation = Literal["cosine", "conditional"]
+Seen = Literal["recommended", "as_others", "left_out"]
 Baseline = TypeVar("Baseline", "RecentPopularity", "CoOccurrence")
 
 
@@ -64,14 +68,15 @@ class CoOccurrenceVariant:
     """One way to count. With C[i, j] = sessions (histories) that hold both products:
 
     normalisation "cosine": C[i, j] / √(C[i, i] · C[j, j]); "conditional": C[i, j] / C[i, i], the share of i's sessions
-    that hold j. decay: weight of an interaction of the query's history per step of age. keep_self: whether a product
-    of the history recommends itself, as where people buy again.
+    that hold j. decay: weight of an interaction of the query's history per step of age. seen, the products of the
+    history: "recommended" by themselves (C[i, i]), as where people buy again; "as_others", through other products
+    only; or "left_out", behind everything, as where nobody comes back to a product.
     """
 
-    unit: Literal["session", "history"]
-    normalisation: Literal["cosine", "conditional"]
+    unit: Unit
+    normalisation: Normalisation
     decay: float
-    keep_self: bool
+    seen: Seen
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,10 @@ class CoOccurrence:
         shape = (stop - start, self.similarity.shape[0])
         history = sparse.csr_matrix((weights, (owners[newest], rows[newest])), shape)
         scores = (history @ self.similarity).toarray()
-        return np.where(scores > 0, scores, self.fallback)
+        scores = np.where(scores > 0, scores, self.fallback)
+        if self.variant.seen == "left_out":
+            scores[owners, rows] = self.fallback.min() - 1
+        return scores
 
     def settings(self) -> dict[str, Any]:
         """What was chosen on validation."""
@@ -107,28 +115,35 @@ def training_interactions(sequences: Sequences) -> np.ndarray:
 
 
 def choose_recent_popularity(
-    sequences: Sequences, catalogue: Catalogue, split: Split, config: EvaluationConfig, validation: Queries
-) -> tuple[RecentPopularity, float]:
-    """The window of `config.popularity_days`, or the whole span, with the best validation NDCG@10; and that."""
+    sequences: Sequences, catalogue: Catalogue, split: Split, config: EvaluationConfig, validations: Sequence[Queries]
+) -> list[tuple[RecentPopularity, float]]:
+    """For each validation the window of `popularity_days`, or the whole span, with the best NDCG@10; and that."""
     windows: list[int | None] = [None]
     if catalogue.schema.has_timestamps and split.validation_start is not None:
         windows += config.popularity_days
     fitted = (RecentPopularity.fit(sequences, catalogue, split, config, days) for days in windows)
-    return _best(fitted, validation)
+    return _best(fitted, validations)
 
 
 def choose_co_occurrence(
-    sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity, validation: Queries
-) -> tuple[CoOccurrence, float]:
-    """The variant with the best validation NDCG@10; and that."""
-    return _best(_variants(sequences, catalogue, popularity, validation.exclude_seen), validation)
+    sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity, validations: Sequence[Queries]
+) -> list[tuple[CoOccurrence, float]]:
+    """For each validation the variant with the best NDCG@10; and that.
+
+    Args:
+        sequences: interactions of all shoppers.
+        catalogue: all products.
+        popularity: what orders products that go along with none of the history.
+        validations: queries under each rule for seen products.
+    """
+    return _best(_variants(sequences, catalogue, popularity), validations)
 
 
 def similarities(
     sequences: Sequences,
     size: int,
-    unit: Literal["session", "history"],
-    normalisations: Sequence[Literal["cosine", "conditional"]],
+    unit: Unit,
+    normalisations: Sequence[Normalisation],
 ) -> list[sparse.csr_matrix]:
     """Similarity of products by what shares a session (or a history) of the training span, the diagonal included.
 
@@ -157,39 +172,38 @@ def similarities(
     return [sparse.vstack(part).tocsr() for part in parts]
 
 
-def _variants(
-    sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity, exclude_seen: bool
-) -> Iterator[CoOccurrence]:
+def _variants(sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity) -> Iterator[CoOccurrence]:
     scores = popularity.order_scores
     fallback = scores - scores.max() - 1
     # Without a clock a history is one session.
-    units: tuple[Literal["session", "history"], ...] = ("session", "history")
+    units: tuple[Unit, ...] = ("session", "history")
     if not catalogue.schema.has_timestamps:
         units = ("history",)
-    normalisations: tuple[Literal["cosine", "conditional"], ...] = ("cosine", "conditional")
+    normalisations: tuple[Normalisation, ...] = ("cosine", "conditional")
+    rules: tuple[Seen, ...] = ("left_out", "as_others", "recommended")
     for unit in units:
         matrices = similarities(sequences, catalogue.size, unit, normalisations)
         for normalisation, matrix in zip(normalisations, matrices, strict=True):
-            for keep_self in (False,) if exclude_seen else (False, True):
-                kept = matrix if keep_self else _without_diagonal(matrix)
-                for decay in (1.0, 0.8):
-                    variant = CoOccurrenceVariant(unit, normalisation, decay, keep_self)
-                    yield CoOccurrence(variant, kept, fallback)
+            others = _without_diagonal(matrix)
+            for seen, decay in product(rules, (1.0, 0.8)):
+                variant = CoOccurrenceVariant(unit, normalisation, decay, seen)
+                yield CoOccurrence(variant, matrix if seen == "recommended" else others, fallback)
 
 
-def _best(fitted: Iterator[Baseline], validation: Queries) -> tuple[Baseline, float]:
-    """The first of those with the highest validation NDCG@10."""
-    best = max(
-        ((mean_ndcg(_score(model, validation), validation), model) for model in fitted), key=lambda pair: pair[0]
-    )
-    return best[1], best[0]
+def _best(fitted: Iterator[Baseline], validations: Sequence[Queries]) -> list[tuple[Baseline, float]]:
+    """For each validation the first of those with the highest NDCG@10, and that."""
+    best: list[tuple[Baseline, float]] = []
+    for model in fitted:
+        found = [(model, mean_ndcg(_score(model, validation), validation)) for validation in validations]
+        best = [max(pair, key=lambda one: one[1]) for pair in zip(best, found, strict=True)] if best else found
+    return best
 
 
 def _score(model: RecentPopularity | CoOccurrence, queries: Queries) -> Callable[[int, int], np.ndarray]:
     return lambda start, stop: model.scores(queries, start, stop)
 
 
-def _membership(sequences: Sequences, size: int, unit: Literal["session", "history"]) -> sparse.csr_matrix:
+def _membership(sequences: Sequences, size: int, unit: Unit) -> sparse.csr_matrix:
     """1 where a session (or a history) of the training span holds the product: float32 [units, V]."""
     chosen = training_interactions(sequences)
     owners = np.repeat(np.arange(len(sequences.offsets) - 1), sequences.lengths)[chosen]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import sparse
 
-from trainer.baselines import CoOccurrence, RecentPopularity, choose_co_occurrence, choose_recent_popularity
+from trainer.baselines import choose_co_occurrence, choose_recent_popularity
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.metrics import LIST_LENGTH, content_vectors
@@ -22,7 +22,7 @@ from trainer.protocol_report import (
     protocol_report,
     segment_report,
 )
-from trainer.queries import Queries, Split, build_queries, build_rolling_queries, load_split, sample_users
+from trainer.queries import Queries, Span, Split, build_queries, build_rolling_queries, load_split, sample_users
 from trainer.rank_systems import RANKER, RETRIEVAL, TWO_STAGE, Protocol, rank_systems
 from trainer.ranker import load_ranker
 from trainer.retrieval import load_retrieval
@@ -42,6 +42,14 @@ class EvaluationError(ValueError):
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """What is beaten or not, by name, and what validation chose for it."""
+
+    scorers: dict[str, Scorer]
+    settings: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Shop:
     """What every protocol reads."""
 
@@ -51,15 +59,18 @@ class Shop:
     content: sparse.csr_matrix | None
     config: EvaluationConfig
 
-    def queries(self, *, new_visitors: bool = False) -> Queries:
-        """Test queries under the headline's rule for seen products. A model's scorer takes its own history length."""
+    def queries(self, span: Span, *, new_visitors: bool = False) -> Queries:
+        """Queries under the headline's rule for seen products. A model's scorer takes its own history length."""
         return build_queries(
-            self.sequences, self.catalogue, self.split, "test", self.config, 1, new_visitors=new_visitors
+            self.sequences, self.catalogue, self.split, span, self.config, 1, new_visitors=new_visitors
         )
 
-    def report(self, protocol: Protocol) -> dict[str, Any]:
-        """The figures of one protocol."""
-        return protocol_report(protocol, self.catalogue, self.content, self.config)
+    def report(self, protocol: Protocol, baselines: Baselines) -> dict[str, Any]:
+        """The figures of one protocol, with the settings of its baselines."""
+        report = protocol_report(protocol, self.catalogue, self.content, self.config)
+        for name, settings in baselines.settings.items():
+            report["baselines"][name]["settings"] = settings
+        return report
 
 
 def evaluate(
@@ -116,70 +127,92 @@ def measure(
     Raises:
         EvaluationError: no shopper can be asked anything.
     """
-    headline_queries = shop.queries()
-    if not len(headline_queries):
-        raise EvaluationError(
-            "no shopper has both a history before the test span and a target event in it, received "
-            f"{headline_queries.counts}. Move split.test_start, widen evaluation.target_types or give more data."
-        )
-    baselines, settings = fit_baselines(shop)
+    asked, validations = _rules(shop)
+    fitted = fit_baselines(shop, validations)
     block, candidates = block_size(shop.catalogue.size), shop.config.candidates
-    scorers: dict[str, Scorer] = {**models, **baselines}
-    with_oracle: dict[str, Scorer] = {**scorers, ATTAINABLE: OracleScorer(oracle)} if oracle else scorers
+    own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
+    systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
 
-    headline, *others = rank_systems("test", with_oracle, _variants(shop, headline_queries), candidates, block)
-    metrics = {"dataset": {"protocol": _protocol(shop, headline_queries)}, **shop.report(headline)}
+    headline, *others = rank_systems("test", systems, candidates, block)
+    metrics = {"dataset": {"protocol": _protocol(shop, asked[0])}, **shop.report(headline, fitted[0])}
     for system, segments in segment_report(headline, shop.catalogue).items():
         _figures(metrics, system)["segments"] = segments
-    for system, chosen in settings.items():
-        metrics["baselines"][system]["settings"] = chosen
     if oracle:
         metrics[ATTAINABLE]["shares"] = attainable_shares(metrics)
     metrics["cold_start"] = {"new_products": cold_start_report(headline, shop.catalogue)}
-    metrics["protocols"] = {f"exclude_seen={str(p.queries.exclude_seen).lower()}": shop.report(p) for p in others}
+    metrics["protocols"] = {
+        f"exclude_seen={str(protocol.queries.exclude_seen).lower()}": shop.report(protocol, baselines)
+        for protocol, baselines in zip(others, fitted[1:], strict=True)
+    }
 
-    visitors = shop.queries(new_visitors=True)
+    # The oracle knows the next choice at a cut-off, not what a session under way has told already.
+    scorers = {**models, **fitted[0].scorers}
+    visitors = shop.queries("test", new_visitors=True)
     if len(visitors):
-        ranked = rank_systems("new visitors", scorers, [visitors], candidates, block)
-        metrics["cold_start"]["new_visitors"] = shop.report(ranked[0])
+        (ranked,) = rank_systems("new visitors", [(visitors, scorers)], candidates, block)
+        metrics["cold_start"]["new_visitors"] = shop.report(ranked, fitted[0])
     if shop.split.method == "time" and shop.config.rolling_users:
         rolling = build_rolling_queries(shop.sequences, shop.catalogue, shop.split, "test", shop.config, 1)
         if len(rolling):
-            ranked = rank_systems("rolling next", scorers, [rolling], candidates, block)
-            metrics["protocols"]["rolling_next"] = shop.report(ranked[0])
+            (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block)
+            metrics["protocols"]["rolling_next"] = shop.report(ranked, fitted[0])
     return metrics, _examples(headline, shop)
 
 
-def fit_baselines(shop: Shop) -> tuple[dict[str, Scorer], dict[str, dict[str, Any]]]:
-    """Baselines by name, and by name what validation chose."""
-    queries = build_queries(shop.sequences, shop.catalogue, shop.split, "validation", shop.config, 1)
-    if not len(queries):
-        raise EvaluationError(
-            f"no shopper can choose the baselines' settings on the validation span, received {queries.counts}. "
-            "Move split.validation_start or give more data."
-        )
-    drawn = sample_users(shop.sequences, queries.users, _CHOOSING_SHOPPERS, shop.config.seed)
-    queries = queries.take(np.flatnonzero(np.isin(queries.users, drawn)))
-    popularity, popularity_ndcg = choose_recent_popularity(
-        shop.sequences, shop.catalogue, shop.split, shop.config, queries
-    )
-    co_occurrence, co_occurrence_ndcg = choose_co_occurrence(shop.sequences, shop.catalogue, popularity, queries)
-    fitted: dict[str, RecentPopularity | CoOccurrence] = {POPULARITY: popularity, CO_OCCURRENCE: co_occurrence}
-    found = {POPULARITY: popularity_ndcg, CO_OCCURRENCE: co_occurrence_ndcg}
-    settings = {name: {**model.settings(), "validation_ndcg@10": found[name]} for name, model in fitted.items()}
-    for name, chosen in settings.items():
-        _LOG.info("evaluate: %s with %s", name, chosen)
-    return dict(fitted), settings
+def fit_baselines(shop: Shop, rules: Sequence[Queries]) -> list[Baselines]:
+    """Baselines for each rule for seen products, chosen by the validation queries under that rule."""
+    validations = [_drawn(shop, queries) for queries in rules]
+    popular = choose_recent_popularity(shop.sequences, shop.catalogue, shop.split, shop.config, validations)
+    together = choose_co_occurrence(shop.sequences, shop.catalogue, popular[0][0], validations)
+    fitted = []
+    for validation, popularity, co_occurrence in zip(validations, popular, together, strict=True):
+        settings = {
+            POPULARITY: {**popularity[0].settings(), "validation_ndcg@10": popularity[1]},
+            CO_OCCURRENCE: {**co_occurrence[0].settings(), "validation_ndcg@10": co_occurrence[1]},
+        }
+        for name, chosen in settings.items():
+            _LOG.info("evaluate: exclude_seen=%s, %s: %s", validation.exclude_seen, name, chosen)
+        fitted.append(Baselines({POPULARITY: popularity[0], CO_OCCURRENCE: co_occurrence[0]}, settings))
+    return fitted
 
 
-def _variants(shop: Shop, queries: Queries) -> list[Queries]:
-    """The headline first; for a time split also with the other rule for products seen before."""
+def _rules(shop: Shop) -> tuple[list[Queries], list[Queries]]:
+    """Test and validation queries under the headline's rule for seen products, then, for a time split, the other's.
+
+    Raises:
+        EvaluationError: nobody can be asked under the headline's rule.
+    """
     if shop.split.method == "leave_one_out":
-        return [queries]
+        tests, validations = [shop.queries("test")], [shop.queries("validation")]
+    else:
+        tests, validations = _both_rules(shop, "test"), _both_rules(shop, "validation")
+    if not len(tests[0].truth.rows):
+        raise EvaluationError(
+            "no shopper has both a history before the test span and a target event in it, received "
+            f"{tests[0].counts}. Move split.test_start, widen evaluation.target_types or give more data."
+        )
+    if not len(validations[0].truth.rows):
+        raise EvaluationError(
+            "no shopper has both a history before the validation span and a target event in it, received "
+            f"{validations[0].counts}. Move split.validation_start or give more data."
+        )
+    # In a small shop whose customers only come back to what they know, nobody is left for the other rule.
+    kept = [i for i in range(len(tests)) if len(tests[i].truth.rows) and len(validations[i].truth.rows)]
+    return [tests[i] for i in kept], [validations[i] for i in kept]
+
+
+def _both_rules(shop: Shop, span: Span) -> list[Queries]:
     config = replace(shop.config, exclude_seen=False)
-    either = build_queries(shop.sequences, shop.catalogue, shop.split, "test", config, 1)
-    without = either.excluding_seen()
-    return [without, either] if shop.config.exclude_seen else [either, without]
+    either = build_queries(shop.sequences, shop.catalogue, shop.split, span, config, 1)
+    unseen = either.excluding_seen()
+    return [unseen, either] if shop.config.exclude_seen else [either, unseen]
+
+
+def _drawn(shop: Shop, queries: Queries) -> Queries:
+    """The shoppers that choose the baselines' settings."""
+    asked = queries.take(np.flatnonzero(queries.truth.lengths > 0))
+    drawn = sample_users(shop.sequences, asked.users, _CHOOSING_SHOPPERS, shop.config.seed)
+    return asked.take(np.flatnonzero(np.isin(asked.users, drawn)))
 
 
 def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
@@ -190,7 +223,7 @@ def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
         "target_types": list(shop.config.target_types) or "every type that enters histories",
         "validation_cut_off": shop.split.validation_start,
         "cut_off": shop.split.test_start,
-        "n_queries": len(queries),
+        "n_queries": int((queries.truth.lengths > 0).sum()),
         **queries.counts,
         "candidates": "products known before the cut-off" if shop.split.method == "time" else "the whole catalogue",
         "availability": "not asked: the catalogue tells it for the day it was written",

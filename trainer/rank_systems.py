@@ -36,32 +36,35 @@ class Protocol:
 
 
 def rank_systems(
-    name: str, scorers: Mapping[str, Scorer], variants: Sequence[Queries], candidates: int, block: int
+    name: str, variants: Sequence[tuple[Queries, Mapping[str, Scorer]]], candidates: int, block: int
 ) -> list[Protocol]:
     """Ranks the candidates of every query by every system, and by both stages together if both are there.
 
     Args:
         name: for the log.
-        scorers: by name.
-        variants: the same shoppers and histories with other truth or exclusions; scored once.
+        variants: the same shoppers and histories with other truth or exclusions, each with its systems by name. A
+            scorer that several variants share is asked once.
         candidates: C, what stage one hands to stage two.
         block: queries at once.
 
     Returns:
         One protocol per variant.
     """
-    pieces: list[_Pieces] = [_Pieces(len(variant.known_from)) for variant in variants]
+    first = variants[0][0]
+    pieces = [_Pieces(len(queries.known_from)) for queries, _ in variants]
     started = said = time.monotonic()
-    for start, stop in variants[0].blocks(block):
-        scores = {system: scorer.scores(variants[0], start, stop) for system, scorer in scorers.items()}
-        for variant, piece in zip(variants, pieces, strict=True):
-            piece.add(scores, variant, start, stop, candidates)
+    for start, stop in first.blocks(block):
+        distinct = {id(scorer): scorer for _, scorers in variants for scorer in scorers.values()}
+        scores = {key: scorer.scores(first, start, stop) for key, scorer in distinct.items()}
+        for (queries, scorers), piece in zip(variants, pieces, strict=True):
+            own = {system: scores[id(scorer)] for system, scorer in scorers.items()}
+            piece.add(own, queries, start, stop, candidates)
         now = time.monotonic()
-        if now - said > _SECONDS_BETWEEN_LINES or stop == len(variants[0]):
-            left = (now - started) / stop * (len(variants[0]) - stop)
-            _LOG.info("evaluate %s: %d of %d queries, %.0f s left", name, stop, len(variants[0]), left)
+        if now - said > _SECONDS_BETWEEN_LINES or stop == len(first):
+            left = (now - started) / stop * (len(first) - stop)
+            _LOG.info("evaluate %s: %d of %d queries, %.0f s left", name, stop, len(first), left)
             said = now
-    return [piece.protocol(variant) for piece, variant in zip(pieces, variants, strict=True)]
+    return [piece.protocol(queries) for piece, (queries, _) in zip(pieces, variants, strict=True)]
 
 
 class _Pieces:
@@ -78,9 +81,7 @@ class _Pieces:
         truth = queries.truth.take(np.arange(start, stop))
         self.candidates.append((~excluded).sum(axis=1))
         self.reachable |= ~excluded.all(axis=0)
-        keys = {}
-        for system, values in scores.items():
-            keys[system] = order_keys(values, excluded)
+        keys = {system: order_keys(values, excluded) for system, values in scores.items()}
         if RETRIEVAL in keys and RANKER in keys:
             keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], candidates)
         for system, own in keys.items():

@@ -62,7 +62,7 @@ def test_popularity_counts_target_types_only() -> None:
 def test_validation_chooses_the_window() -> None:
     sequences, catalogue = make_sequences(FASHION, LATE), make_catalogue(7)
     queries = build_queries(sequences, catalogue, LATE, "validation", CONFIG, 4)
-    chosen, found = choose_recent_popularity(sequences, catalogue, LATE, CONFIG, queries)
+    ((chosen, found),) = choose_recent_popularity(sequences, catalogue, LATE, CONFIG, [queries])
     assert chosen.settings() == {"days": 1}
     # Three shoppers want 5, at rank 2; one wants 4, at rank 1.
     assert found == pytest.approx((3 / np.log2(3) + 1) / 4)
@@ -72,7 +72,8 @@ def test_without_a_clock_popularity_counts_everything() -> None:
     shoppers = {"ann": [(row, moment, VIEW) for moment, row in enumerate([2, 3, 4], 1)]}
     sequences, catalogue = make_sequences(shoppers, LEAVE_ONE_OUT), make_catalogue(5, clock=False)
     queries = build_queries(sequences, catalogue, LEAVE_ONE_OUT, "validation", CONFIG, 4)
-    assert choose_recent_popularity(sequences, catalogue, LEAVE_ONE_OUT, CONFIG, queries)[0].days is None
+    ((chosen, _),) = choose_recent_popularity(sequences, catalogue, LEAVE_ONE_OUT, CONFIG, [queries])
+    assert chosen.days is None
 
 
 # Sessions {2, 3}, {2, 3}, {2, 4}; histories {2, 3}, {2, 3, 4}.
@@ -115,7 +116,9 @@ def test_co_occurrence_sums_over_the_history_with_decay_by_age() -> None:
     similarity[2, 5] = similarity[3, 6] = 1
     similarity[2, 6] = 0.5
     fallback = np.array([-7, -7, -3, -2, -1, -4, -5], np.float32)
-    model = CoOccurrence(CoOccurrenceVariant("session", "cosine", 0.5, False), sparse.csr_matrix(similarity), fallback)
+    model = CoOccurrence(
+        CoOccurrenceVariant("session", "cosine", 0.5, "as_others"), sparse.csr_matrix(similarity), fallback
+    )
     # Product 2 has age 1: weight 0.5. Products without a neighbour in the history follow by popularity.
     assert model.scores(queries, 0, 1)[0].tolist() == [-7, -7, -3, -2, -1, 0.5, 1.25]
 
@@ -125,7 +128,7 @@ def test_empty_history_is_answered_by_popularity() -> None:
     catalogue = make_catalogue(6)
     queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
     popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    model, _ = choose_co_occurrence(sequences, catalogue, popularity, queries)
+    ((model, _),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
     visitors = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4, new_visitors=True)
     excluded = np.zeros((1, 6), bool)
     ours, theirs = (top_rows(order_keys(m.scores(visitors, 0, 1), excluded), 6) for m in (model, popularity))
@@ -137,6 +140,32 @@ def test_validation_chooses_products_that_recommend_themselves_where_people_buy_
     sequences, catalogue = make_sequences(shoppers), make_catalogue(13)
     queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
     popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    model, found = choose_co_occurrence(sequences, catalogue, popularity, queries)
-    assert model.variant.keep_self
+    ((model, found),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
+    assert model.variant.seen == "recommended"
     assert found > 0.6
+
+
+def test_validation_leaves_out_what_was_seen_where_nobody_comes_back() -> None:
+    # Everybody goes on from a pair to the next one; pairs themselves co-occur most.
+    shoppers = {f"u{n}": [(2, 10, VIEW), (3, 10, VIEW), (4, 50, VIEW)] for n in range(4)}
+    shoppers |= {f"v{n}": [(2, 10, VIEW), (3, 10, VIEW), (4, 150, VIEW)] for n in range(4)}
+    sequences, catalogue = make_sequences(shoppers), make_catalogue(6)
+    queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
+    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
+    ((model, found),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
+    assert model.variant.seen == "left_out"
+    assert found == pytest.approx(1.0)
+
+
+def test_each_rule_for_seen_products_chooses_its_own_variant() -> None:
+    # People buy again, and beside that go on from 12 to 3 or from 12 to 4.
+    shoppers = {f"u{n}": [(5 + n, 10, VIEW), (12, 10, VIEW), (3, 10, VIEW), (5 + n, 150, VIEW)] for n in range(5)}
+    shoppers["v"] = [(12, 10, VIEW), (3, 150, VIEW)]
+    sequences, catalogue = make_sequences(shoppers), make_catalogue(13)
+    either = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
+    unseen = build_queries(sequences, catalogue, TIME, "validation", EvaluationConfig(exclude_seen=True), 4)
+    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
+    first, second = choose_co_occurrence(sequences, catalogue, popularity, [either, unseen])
+    assert first[0].variant.seen == "recommended"
+    assert second[0].variant.seen == "left_out"
+    assert second[1] == pytest.approx(1.0)
