@@ -218,7 +218,7 @@ def _prior(world: _World, transform_dir: Path) -> np.ndarray:
     validation = build_queries(world.sequences, world.catalogue, split, "validation", config, length)
     kept = sample_users(world.sequences, validation.users, _PRIOR_QUERIES, config.seed)
     validation = validation.take(np.flatnonzero(np.isin(validation.users, kept)))
-    popularity, _ = choose_recent_popularity(world.sequences, world.catalogue, split, config, validation)
+    ((popularity, _),) = choose_recent_popularity(world.sequences, world.catalogue, split, config, [validation])
     return popularity.order_scores
 
 

@@ -80,7 +80,8 @@ class ItemEncoderModule(tf.Module):
 
 def tokens(texts: tf.Tensor, length: int) -> tf.Tensor:
     """The first tokens of texts [B] as `transform.feature_schema.tokenize` makes them: string [B, length]."""
-    for old, new in TOKEN_REWRITES:
+    # TensorFlow's `lower` takes a zero byte for the end of a text; for a tokeniser it is a separator like any other.
+    for old, new in (("\x00", " "), *TOKEN_REWRITES):
         texts = tf.strings.regex_replace(texts, old, new)
     lowered = tf.strings.lower(texts, encoding="utf-8")
     split = tf.strings.split(tf.strings.regex_replace(lowered, TOKEN_PATTERN, " "))

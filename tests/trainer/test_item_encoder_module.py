@@ -175,7 +175,9 @@ def test_catalogue_without_content_still_exports_an_encoder(tmp_path: Path) -> N
 
 
 # Any text that UTF-8 can carry; the letters that tempt a tokeniser, more often.
-ODD = st.sampled_from(["İ", "Σ", "ς", "ß", "ẞ", "Ǆ", "ﬁ", "é", "Ⅷ", "١", "中", "🙂", " ", "-", "_", "'", "\u00a0"])
+ODD = st.sampled_from(
+    ["İ", "Σ", "ς", "ß", "ẞ", "Ǆ", "ﬁ", "é", "Ⅷ", "١", "中", "🙂", " ", "-", "_", "'", "\x00", "\u00a0"]
+)
 TEXT = st.lists(st.one_of(ODD, st.characters(codec="utf-8")), max_size=30).map("".join)
 
 
