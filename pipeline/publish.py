@@ -1,4 +1,4 @@
-"""Publishing: exported models become a new integer version below RUN/export by a rename, so a server sees them whole."""
+"""Publishing: exported models become a new integer version below RUN/export by a rename: a server sees them whole."""
 
 import json
 import logging
