@@ -95,13 +95,14 @@ def content_ids(lists: pa.ListArray, words: pa.Array, length: int) -> Column:
 
 
 def price_moments(prices: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of log(1 + price), as float32 holds them; 1 stands for a deviation of 0.
+    """Mean and standard deviation of log(1 + price), as float32 holds them; 1 where all prices are the same.
 
     `prices` [products]; sorted first, so that the sum does not depend on the order in which they were read.
     """
     logs = np.log1p(np.sort(prices).astype(np.float64))
-    deviation = float(np.float32(logs.std()))
-    return float(np.float32(logs.mean())), deviation if deviation > 0 else 1.0
+    # Equal values have a deviation of some 1e-16 by rounding.
+    deviation = logs.std() if logs[0] < logs[-1] else 1.0
+    return float(np.float32(logs.mean())), float(np.float32(deviation))
 
 
 def normalised_price(prices: np.ndarray, mean: float, stddev: float) -> np.ndarray:

@@ -20,11 +20,12 @@ from tests.transform.small_tables import (
     table,
     write,
 )
-from transform.beam_transform import run_transform
+from transform.beam_transform import check_report, run_transform
 from transform.checks import DataError
 from transform.config import BeamConfig, SplitConfig
 from transform.feature_schema import read_schema, read_vocabulary
 from transform.fingerprints import fingerprint
+from transform.reading import Report, Source
 
 EVENTS = [
     event("ann", "sku-b", 0, device="mobile", price=2.0),
@@ -370,3 +371,9 @@ def test_an_empty_span_is_told_with_the_times(
 def test_leave_one_out_needs_a_shopper_with_three_interactions(tmp_path: Path) -> None:
     rows = [event("a", "x", 1), event("a", "y", 2)]
     failing(tmp_path, rows, r"validation span is empty: leave-one-out", split=SplitConfig(method="leave_one_out"))
+
+
+def test_lost_rows_are_a_loud_error(tmp_path: Path) -> None:
+    source = Source("events", ("user_id",), (), 10)
+    with pytest.raises(RuntimeError, match="rows of events were lost: 10 in the files, 9 read, 8 good, 1 bad"):
+        check_report(source, Report(rows=9, spilled=8, rejected={"rule": 1}), 0.5, tmp_path)
