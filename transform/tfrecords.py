@@ -1,5 +1,6 @@
 """TFRecord files of tf.train.Examples, encoded column by column and written on any Beam file system."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,12 +52,9 @@ def encode_examples(columns: dict[str, Column]) -> Iterator[bytes]:
     counts = {name: len(column.offsets) - 1 for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"all columns must have the same number of Examples, received {counts}.")
-    encoders = [_entries(name, column) for name, column in columns.items()]
-    for entries in zip(*encoders, strict=True):
-        # Each entry is (header, payload); the headers hold all lengths but that of the whole.
-        pieces = [piece for entry in entries for piece in entry]
-        features = b"".join(pieces)
-        yield _FIELD_1 + _varint(len(features)) + features
+    for entries in zip(*(_entries(name, column) for name, column in columns.items()), strict=True):
+        features = b"".join(entries)
+        yield _delimited(_FIELD_1, len(features)) + features
 
 
 def write_tfrecords(path: str, records: Iterable[bytes]) -> int:
@@ -89,12 +87,13 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+@functools.lru_cache(maxsize=4_096)
 def _delimited(tag: bytes, content_length: int) -> bytes:
     return tag + _varint(content_length)
 
 
-def _entries(name: str, column: Column) -> Iterator[tuple[bytes, bytes]]:
-    """(header, payload) of one map entry of tf.train.Features for each Example."""
+def _entries(name: str, column: Column) -> Iterator[bytes]:
+    """One map entry of tf.train.Features for each Example."""
     if isinstance(column.values, list):
         return _bytes_entries(name, column.values, column.offsets)
     if column.values.dtype == np.int64:
@@ -107,24 +106,22 @@ def _entries(name: str, column: Column) -> Iterator[tuple[bytes, bytes]]:
     )
 
 
-def _packed_entries(name: str, kind: bytes, content: bytes, offsets: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+def _packed_entries(name: str, kind: bytes, content: bytes, offsets: np.ndarray) -> Iterator[bytes]:
     headers: dict[int, bytes] = {}
-    bounds = offsets.tolist()
-    for start, end in itertools.pairwise(bounds):
+    for start, end in itertools.pairwise(offsets.tolist()):
         length = end - start
         header = headers.get(length)
         if header is None:
             # A packed list without values is left out of its message altogether.
             values = _delimited(_FIELD_1, length) if length else b""
             header = headers[length] = _header(name, kind, len(values) + length) + values
-        yield header, content[start:end]
+        yield header + content[start:end]
 
 
-def _bytes_entries(name: str, values: list[bytes], offsets: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+def _bytes_entries(name: str, values: list[bytes], offsets: np.ndarray) -> Iterator[bytes]:
     """Short values, which often repeat, are encoded once."""
-    known: dict[bytes, tuple[bytes, bytes]] = {}
-    bounds = offsets.tolist()
-    for start, end in itertools.pairwise(bounds):
+    known: dict[bytes, bytes] = {}
+    for start, end in itertools.pairwise(offsets.tolist()):
         if end - start != 1 or len(values[start]) > _REPEATING_BYTES:
             yield _bytes_entry(name, values[start:end])
             continue
@@ -135,9 +132,9 @@ def _bytes_entries(name: str, values: list[bytes], offsets: np.ndarray) -> Itera
         yield entry
 
 
-def _bytes_entry(name: str, values: list[bytes]) -> tuple[bytes, bytes]:
+def _bytes_entry(name: str, values: list[bytes]) -> bytes:
     payload = b"".join(_delimited(_FIELD_1, len(value)) + value for value in values)
-    return _header(name, _BYTES_LIST, len(payload)), payload
+    return _header(name, _BYTES_LIST, len(payload)) + payload
 
 
 def _header(name: str, kind: bytes, list_length: int) -> bytes:
