@@ -151,13 +151,14 @@ def _build_index(world: _World, items: np.ndarray, transform_dir: Path) -> tuple
 
 
 def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [Q, D] of shoppers at the test cut-off, and of other shoppers at the validation cut-off."""
+    """Embeddings [Q, D] of shoppers at the test cut-off, and of other shoppers at the validation cut-off.
+
+    Where the validation span has no other shoppers, the same ones serve for both.
+    """
     split, config = load_split(transform_dir), EvaluationConfig()
-    spans = [
-        build_queries(world.sequences, world.catalogue, split, span, config, world.retrieval.config.history_length)
-        for span in ("test", "validation")
-    ]
-    test, validation = (queries for queries in spans)
+    length = world.retrieval.config.history_length
+    test = build_queries(world.sequences, world.catalogue, split, "test", config, length)
+    validation = build_queries(world.sequences, world.catalogue, split, "validation", config, length)
     if not len(test):
         raise ExportError(
             f"{transform_dir}: no shopper has interactions both before and in the test span, received {test.counts}; "
@@ -165,10 +166,9 @@ def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> 
         )
     limit = min(world.config.recall_queries, max(1, len(test) // 2))
     measured = sample_users(world.sequences, test.users, limit, config.seed)
-    chosen = np.flatnonzero(np.isin(test.users, measured))
-    others = np.flatnonzero(~np.isin(validation.users, measured))[:_TUNING_QUERIES]
-    tuning = validation.take(others) if len(others) else test.take(chosen)
-    return _embeddings(world, items, test.take(chosen)), _embeddings(world, items, tuning)
+    held_out = test.take(np.flatnonzero(np.isin(test.users, measured)))
+    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[:_TUNING_QUERIES])
+    return _embeddings(world, items, held_out), _embeddings(world, items, others if len(others) else held_out)
 
 
 def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarray:

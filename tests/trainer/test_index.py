@@ -17,6 +17,7 @@ from trainer.index import (
     ScannLayout,
     SearchEffort,
     make_index,
+    milliseconds_per_query,
     recall_at_100,
 )
 
@@ -308,3 +309,7 @@ def test_four_signatures_share_one_searcher(large_catalogue: tuple[np.ndarray, n
     four = session_growth(tmp_path / "model", 64, names)
     index_megabytes = vectors.nbytes / 2**20
     assert four - one < 0.3 * index_megabytes
+
+
+def test_time_of_a_search_is_measured(index: Index) -> None:
+    assert 0 < milliseconds_per_query(index, QUERIES, 20) < 1_000
