@@ -152,20 +152,21 @@ def metric_charts(models: Sequence[Model], attainable: Mapping[str, Any]) -> lis
 def metric_table(caption: str, models: Sequence[Model], attainable: Mapping[str, Any] | None = None) -> Table:
     """Every model against every accuracy metric that was measured, the best of each marked.
 
-    Where the best attainable is known, it is the last line, and a last column says each model's share of its NDCG@10.
+    Where the best attainable is known, it is the last line, and the column after NDCG@10 says each model's share of it.
     """
     names = _measured(models, _TABLE_METRICS)
     best = {name: max(model.value(name) or 0.0 for model in models) for name in names}
     rows = [Row(model.name, [_metric_cell(model, name, best[name]) for name in names], model.tone) for model in models]
     heads = ["Model", *(label(name) for name in names)]
     limit = (attainable or {}).get(HEADLINE)
-    if attainable and limit:
+    if attainable and limit and HEADLINE in names:
         for row, model in zip(rows, models, strict=True):
             value = model.value(HEADLINE)
-            row.cells.append(Cell(ABSENT if value is None else share(value / limit, 0)))
+            row.cells.insert(1, Cell(ABSENT if value is None else share(value / limit, 0)))
         truth = Model("attainable", "Best attainable", "plain", attainable)
-        rows.append(Row(truth.name, [*(_metric_cell(truth, name, None) for name in names), Cell(share(1, 0))]))
-        heads.append("Of the attainable")
+        cells = [_metric_cell(truth, name, None) for name in names]
+        rows.append(Row(truth.name, [cells[0], Cell(share(1, 0)), *cells[1:]]))
+        heads.insert(2, "Of the attainable")
     return Table(caption, heads, rows)
 
 
