@@ -12,25 +12,44 @@ from transform.tables import PADDING
 _GAP_BOUNDARIES = [1 << power for power in range(27)]
 GAP_BUCKETS = len(_GAP_BOUNDARIES) + 2
 HOUR_BUCKETS = 25
+# Share of request gaps that training hides, so that a request without a time is no surprise.
+_HIDDEN_GAPS = 0.1
 EVENT_TYPE_BUCKETS = max(EventType.values()) + 1
 
 HistoryBatch = Mapping[str, tf.Tensor]
 
 
-def gap_buckets(timestamps: tf.Tensor) -> tf.Tensor:
-    """Logarithmic buckets of the time since the interaction before.
-
-    Args:
-        timestamps: int64 [B, L] seconds, 0 = unknown.
+def gap_buckets(earlier: tf.Tensor, later: tf.Tensor) -> tf.Tensor:
+    """Logarithmic buckets of the time between two moments, int64 seconds of any one shape, 0 = unknown.
 
     Returns:
-        int32 [B, L] in [0, GAP_BUCKETS): 0 = unknown, 1 = less than a second, then one bucket per doubling.
+        int32 in [0, GAP_BUCKETS): 0 = unknown, 1 = less than a second, then one bucket per doubling.
     """
-    before = tf.pad(timestamps[:, :-1], [[0, 0], [1, 0]])
-    known = (timestamps > 0) & (before > 0)
-    gap = tf.maximum(timestamps - before, 0)[..., tf.newaxis]
+    gap = tf.maximum(later - earlier, 0)[..., tf.newaxis]
     bucket = 1 + tf.reduce_sum(tf.cast(gap >= tf.constant(_GAP_BOUNDARIES, tf.int64), tf.int32), axis=-1)
-    return tf.where(known, bucket, 0)
+    return tf.where((earlier > 0) & (later > 0), bucket, 0)
+
+
+def times_before(history: HistoryBatch) -> tf.Tensor:
+    """Time of the interaction before each slot: int64 [B, L] seconds, 0 = unknown."""
+    return tf.pad(history["history_timestamps"][:, :-1], [[0, 0], [1, 0]])
+
+
+def times_after(history: HistoryBatch) -> tf.Tensor:
+    """When the shopper came back after each slot: the next later time of the history, after the newest the request.
+
+    All interactions of a basket have the same one: a basket has no inner order.
+
+    Args:
+        history: history_timestamps int64 [B, L] seconds, in time order; context_timestamp int64 [B]; 0 = unknown.
+
+    Returns:
+        int64 [B, L] seconds.
+    """
+    timestamps = history["history_timestamps"]
+    each, other = timestamps[:, :, tf.newaxis], timestamps[:, tf.newaxis, :]
+    nearest = tf.reduce_min(tf.where(other > each, other, tf.int64.max), axis=2)
+    return tf.where(nearest == tf.int64.max, history["context_timestamp"][:, tf.newaxis], nearest)
 
 
 def hour_buckets(timestamps: tf.Tensor) -> tf.Tensor:
@@ -82,8 +101,29 @@ class HistoryEmbedding(tf_keras.layers.Layer):
         # As in SASRec (Kang and McAuley 2018): products outweigh what is added to them.
         slots = items * self.dim**0.5 + tf.gather(self.type_embedding, history["history_types"])
         if self.gap_embedding is not None:
-            slots += tf.gather(self.gap_embedding, gap_buckets(history["history_timestamps"]))
+            buckets = gap_buckets(times_before(history), history["history_timestamps"])
+            slots += tf.gather(self.gap_embedding, buckets)
         if self.position_embedding is not None:
             slots += self.position_embedding[:length][::-1]
         valid = (history["history_rows"] > PADDING)[..., tf.newaxis]
         return tf.where(valid, slots, self.nothing)
+
+
+class RequestGapEmbedding(tf_keras.layers.Layer):
+    """Learned embedding of the time from an interaction to the request that follows it.
+
+    It tells whether the question is what comes next in this visit or when the shopper is back next week.
+    """
+
+    def __init__(self, dim: int, name: str = "request_gap") -> None:
+        super().__init__(name=name)
+        initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
+        self.embedding = self.add_weight("embedding", (GAP_BUCKETS, dim), initializer=initializer)
+
+    def call(self, interaction: tf.Tensor, request: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """int64 seconds of any one shape [...], 0 = unknown → [..., dim]; with a seed, a random tenth is hidden."""
+        buckets = gap_buckets(interaction, request)
+        if seed is not None:
+            hidden = tf.random.stateless_uniform(buckets.shape, seed, alg="philox") < _HIDDEN_GAPS
+            buckets = tf.where(hidden, 0, buckets)
+        return tf.gather(self.embedding, buckets)

@@ -42,7 +42,7 @@ class Ranker(tf_keras.Model):
 
         Args:
             batch: left-padded histories, newest last: history_rows, history_types int32 [B, L], history_timestamps
-                int64 [B, L] seconds.
+                int64 [B, L] seconds; context_timestamp int64 [B], 0 = unknown.
             table: [V, dim] from `item_table()`, which spares encoding the catalogue anew.
 
         Returns:
@@ -54,9 +54,10 @@ class Ranker(tf_keras.Model):
 
     def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """State at every slot, which knows that slot and those before it: items [B, L, dim] → [B, L, dim]."""
-        slot_seed, *block_seeds = split_seed(seed, 1 + len(self.blocks))
+        slot_seed, gap_seed, *block_seeds = split_seed(seed, 2 + len(self.blocks))
         valid = batch["history_rows"] > PADDING
-        slots = dropout(self.history_embedding(items, batch), self.config.dropout, slot_seed)
+        slots = self.history_embedding(items, batch, self.history_embedding.gaps(batch, gap_seed))
+        slots = dropout(slots, self.config.dropout, slot_seed)
         for block, block_seed in zip(self.blocks, block_seeds, strict=True):
             slots = block(slots, valid, block_seed)
         return self.state_norm(slots)

@@ -68,8 +68,9 @@ class RetrievalModel(tfrs.models.Model):
         """
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
-        pooled = self.pooling(self.history_embedding(items, batch), rows > PADDING, newest_only=True)[:, 0]
-        return self._query(pooled, items[:, -1], batch)
+        gaps = self.history_embedding.gaps(batch)
+        pooled = self.pooling(self.history_embedding(items, batch, gaps), rows > PADDING, newest_only=True)[:, 0]
+        return self._query(pooled, items[:, -1], gaps[:, -1], batch)
 
     def item_table(self) -> tf.Tensor:
         """Fused item representations of the whole catalogue, [V, dim]: what `query_embeddings` takes as `table`."""
@@ -105,11 +106,12 @@ class RetrievalModel(tfrs.models.Model):
         )
         slots = dropout(self.history_embedding(items, inputs), self.config.dropout, slot_seed)
         pooled = self.pooling(slots, rows > PADDING)
-        chosen = [
-            tf.gather(tf.reshape(part, [-1, self.config.dim]), inputs["positive_slots"]) for part in (pooled, items)
-        ]
-        queries = self._query(chosen[0], chosen[1], inputs, query_seed)
 
+        def of_positives(values: tf.Tensor) -> tf.Tensor:
+            return tf.gather(tf.reshape(values, [-1, *values.shape[2:]]), inputs["positive_slots"])
+
+        times = of_positives(inputs["history_timestamps"])
+        queries = self._query(of_positives(pooled), of_positives(items), times, inputs, query_seed)
         candidates = self.project_items(tf.concat([positive_items, positive_items, negative_items], axis=0))
         count = tf.shape(positives)[0]
         log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
@@ -125,9 +127,14 @@ class RetrievalModel(tfrs.models.Model):
         return loss / tf.maximum(tf.reduce_sum(weights), 1.0)
 
     def _query(
-        self, pooled: tf.Tensor, newest: tf.Tensor, context: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None
+        self,
+        pooled: tf.Tensor,
+        newest: tf.Tensor,
+        gaps: tf.Tensor,
+        context: Mapping[str, tf.Tensor],
+        seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """[N, dim], [N, dim] and context [N] → [N, dim] of norm 1."""
+        """[N, dim], [N, dim], gap buckets int32 [N] and context [N] → [N, dim] of norm 1."""
         parts = [pooled, newest * self.config.dim**0.5]
         if self.has_timestamps:
             parts.append(tf.gather(self.hour_embedding, hour_buckets(context["context_timestamp"])))
@@ -145,7 +152,7 @@ class RetrievalModel(tfrs.models.Model):
 
     def _build_layers(self) -> None:
         dim = self.config.dim
-        parts = 2 + self.has_timestamps + len(self.context_features)
+        parts = 2 + 2 * self.has_timestamps + len(self.context_features)
         self.history_embedding.build(None)
         self.pooling.build(None)
         self.query_norm.build((None, parts * dim))

@@ -4,27 +4,60 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.history import GAP_BUCKETS, HistoryEmbedding, gap_buckets, hour_buckets
+from trainer.history import (
+    GAP_BUCKETS,
+    HistoryEmbedding,
+    RequestGapEmbedding,
+    gap_buckets,
+    hour_buckets,
+    times_after,
+    times_before,
+)
 
 START = 1_700_000_000
 
 
+def times(*seconds: int) -> tf.Tensor:
+    return tf.constant([seconds], tf.int64)
+
+
 def test_time_gaps_fall_into_buckets_that_double() -> None:
-    # Gaps: unknown, 0 s, 1 s, 2 s, 3 s, 4 s → 0; [0, 1) = 1; [1, 2) = 2; [2, 4) = 3; [4, 8) = 4.
-    times = START + np.cumsum([0, 0, 1, 2, 3, 4])
-    np.testing.assert_array_equal(gap_buckets(tf.constant([times], tf.int64)), [[0, 1, 2, 3, 3, 4]])
+    # Gaps: 0 s, 1 s, 2 s, 3 s, 4 s → [0, 1) = 1; [1, 2) = 2; [2, 4) = 3; [4, 8) = 4.
+    later = times(*(START + gap for gap in range(5)))
+    np.testing.assert_array_equal(gap_buckets(times(*[START] * 5), later), [[1, 2, 3, 3, 4]])
 
 
 def test_longest_gap_has_the_last_bucket() -> None:
-    assert gap_buckets(tf.constant([[1, 1 << 40]], tf.int64))[0, 1] == GAP_BUCKETS - 1
+    assert gap_buckets(times(1), times(1 << 40))[0, 0] == GAP_BUCKETS - 1
 
 
-def test_gap_to_padding_is_unknown() -> None:
-    np.testing.assert_array_equal(gap_buckets(tf.constant([[0, START, START]], tf.int64)), [[0, 0, 1]])
+def test_gap_from_or_to_an_unknown_time_is_unknown() -> None:
+    np.testing.assert_array_equal(gap_buckets(times(0, START), times(START, 0)), [[0, 0]])
 
 
 def test_a_clock_that_runs_backwards_counts_as_no_gap() -> None:
-    assert gap_buckets(tf.constant([[START, START - 5]], tf.int64))[0, 1] == 1
+    assert gap_buckets(times(START), times(START - 5))[0, 0] == 1
+
+
+def test_the_time_before_a_slot_is_the_one_to_its_left() -> None:
+    history = {"history_timestamps": times(0, 10, 10, 30)}
+    np.testing.assert_array_equal(times_before(history), [[0, 0, 10, 10]])
+
+
+def test_the_time_after_a_slot_is_the_next_later_one_and_for_the_newest_the_request() -> None:
+    # The two products of the basket at 10 both look to 30; padding looks to the first interaction.
+    history = {"history_timestamps": times(0, 10, 10, 30), "context_timestamp": tf.constant([99], tf.int64)}
+    np.testing.assert_array_equal(times_after(history), [[10, 30, 30, 99]])
+
+
+def test_request_gap_is_hidden_now_and_then_in_training_only() -> None:
+    layer = RequestGapEmbedding(4)
+    last, request = tf.fill([1_000], tf.constant(START, tf.int64)), tf.fill([1_000], tf.constant(START + 60, tf.int64))
+    unknown = layer(times(0), times(0))[0]
+    hidden = np.all(layer(last, request, tf.constant([1, 2])).numpy() == unknown.numpy(), axis=1)
+    # 100 of 1,000 expected; five standard deviations are 47.
+    assert 53 <= hidden.sum() <= 147
+    assert not np.all(layer(last, request).numpy() == unknown.numpy(), axis=1).any()
 
 
 def test_hour_of_day_is_utc_and_unknown_is_its_own_bucket() -> None:
@@ -32,11 +65,11 @@ def test_hour_of_day_is_utc_and_unknown_is_its_own_bucket() -> None:
     np.testing.assert_array_equal(hour_buckets(tf.constant([0, START, START + 2 * 3_600], tf.int64)), [0, 23, 1])
 
 
-def make_history(rows: list[int], times: list[int]) -> dict[str, tf.Tensor]:
+def make_history(rows: list[int], seconds: list[int]) -> dict[str, tf.Tensor]:
     return {
         "history_rows": tf.constant([rows]),
         "history_types": tf.constant([[2 if row else 0 for row in rows]]),
-        "history_timestamps": tf.constant([times], tf.int64),
+        "history_timestamps": tf.constant([seconds], tf.int64),
     }
 
 

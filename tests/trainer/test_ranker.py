@@ -13,13 +13,14 @@ CONFIG = RankerConfig(dim=8, history_length=8, blocks=2, heads=2)
 
 
 def make_batch(*histories: list[int], length: int = 8) -> dict[str, tf.Tensor]:
-    """Left-padded histories; interactions are an hour apart."""
+    """Left-padded histories; interactions are an hour apart, the request a minute after the newest."""
     rows = np.array([[0] * (length - len(history)) + history for history in histories], np.int32)
     times = START + 3_600 * np.cumsum(rows > 0, axis=1)
     return {
         "history_rows": tf.constant(rows),
         "history_types": tf.constant(np.where(rows > 0, 2, 0).astype(np.int32)),
         "history_timestamps": tf.constant(np.where(rows > 0, times, 0), tf.int64),
+        "context_timestamp": tf.constant(times[:, -1] + 60, tf.int64),
     }
 
 
@@ -47,12 +48,13 @@ def test_a_later_interaction_never_changes_an_earlier_state(ranker: Ranker) -> N
     assert not np.allclose(states(4)[:, -1], states(6)[:, -1])
 
 
-def test_state_depends_on_order_type_and_time_gap(ranker: Ranker) -> None:
+def test_state_depends_on_order_type_time_gap_and_time_of_request(ranker: Ranker) -> None:
     base = make_batch([5, 7, 9])
     state = ranker.encode(base)
     bought = {**base, "history_types": tf.where(base["history_rows"] == 9, 6, base["history_types"])}
     later = {**base, "history_timestamps": base["history_timestamps"] + [[0] * 7 + [1_000_000]]}
-    for changed in (make_batch([7, 5, 9]), bought, later):
+    back_next_day = {**base, "context_timestamp": base["context_timestamp"] + 86_400}
+    for changed in (make_batch([7, 5, 9]), bought, later, back_next_day):
         assert not np.allclose(ranker.encode(changed), state)
 
 

@@ -105,6 +105,15 @@ def test_inputs_are_the_interactions_of_the_slots() -> None:
     assert history["history_types"].tolist() == [[0, 2, 2, 2]]
     assert history["history_timestamps"].tolist() == [[0, 1_000, 1_001, 1_002]]
     assert windows.target_rows(batch).tolist() == [[9, 8, 7, 0]]
+    # The newest interaction has no target in training.
+    assert history["context_timestamp"].tolist() == [0]
+
+
+def test_the_request_of_a_window_is_when_its_newest_target_came() -> None:
+    # Four slots cut from the newest backwards by two: [−1, 0 | 1, 2]; slot 0 predicts the interaction at 1,001.
+    windows = TrainingWindows(make_sequences([[0, 1, 2]]), 2, 1, seed=1)
+    requests = {int(windows.history(batch)["context_timestamp"][0]) for batch in windows.epoch(0)}
+    assert requests == {0, 1_001}
 
 
 @settings(max_examples=40, deadline=None)
