@@ -151,7 +151,10 @@ def _clear(output: Path) -> None:
 
 @contextmanager
 def _pipeline(config: BeamConfig, name: str) -> Iterator[beam.Pipeline]:
-    """A pipeline on the configured runner; runs when the block ends, and says how long it took."""
+    """A pipeline on the configured runner; runs when the block ends, and says how long it took.
+
+    `beam.Create` spreads its elements over the workers by itself: no reshuffle follows it anywhere here.
+    """
     start = time.monotonic()
     options = PipelineOptions([f"--runner={config.runner}", *config.options])
     with beam.Pipeline(options=options) as pipeline:
@@ -221,7 +224,6 @@ def _add_reading(pipeline: beam.Pipeline, source: Source, rows: Rows, places: _P
     read = (
         pipeline
         | f"Row groups of {name}" >> beam.Create(list(source.groups))
-        | f"Spread row groups of {name}" >> beam.Reshuffle()
         | f"Read {name}"
         >> beam.ParDo(ReadRows(rows, places.spilled(name), dead_letters)).with_outputs(REPORTS, main="files")
     )
@@ -291,7 +293,6 @@ def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> di
         _ = (
             pipeline
             | "Buckets" >> beam.Create(spilled)
-            | "Spread buckets" >> beam.Reshuffle()
             | "Build buckets" >> beam.ParDo(BuildBuckets(rules, places.buckets))
             | "Sum counts" >> beam.CombineGlobally(_MergeCounts())
             | "Write counts" >> beam.Map(_write_summary, places.summary("buckets"))
@@ -393,12 +394,7 @@ def _content(
         known_before = rules.cuts[0] if rules.cuts else None
         part = PartItems(places.catalogue, places.spilled("content"), known_before, config)
         with _pipeline(config.beam, f"Transform 3/4, content of {len(catalogue):,} products") as pipeline:
-            spilled = (
-                pipeline
-                | "Products" >> beam.Create(rows)
-                | "Spread products" >> beam.Reshuffle()
-                | "Part products" >> beam.ParDo(part)
-            )
+            spilled = pipeline | "Products" >> beam.Create(rows) | "Part products" >> beam.ParDo(part)
             _write_manifest(spilled, "content", places.summary("content-files"))
         files = read_json(places.summary("content-files"))
     write_json(places.summary("content-files"), files)
@@ -477,13 +473,11 @@ def _write(
         _ = (
             pipeline
             | "Shards" >> beam.Create([(number, files.get(f"{number:05d}", [])) for number in range(shards)])
-            | "Spread shards" >> beam.Reshuffle()
             | "Write items" >> beam.ParDo(write_items)
         )
         _ = (
             pipeline
             | "Bucket numbers" >> beam.Create(list(range(config.buckets)))
-            | "Spread bucket numbers" >> beam.Reshuffle()
             | "Write sequences" >> beam.ParDo(WriteSequences(task, schema))
         )
     for number, span in enumerate(SPANS):

@@ -270,7 +270,7 @@ class ReadRows(beam.DoFn):
                 report = report.merge(self._report(table, good, bad))
                 for partition, part in self._rows.parts(good):
                     yield from self._spill.add(partition, part)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, DataError) as error:
             # Told as data: an exception would reach the driver as a traceback in a string.
             report.failures.append(f"{group.path}, row group {group.number}: cannot be read: {error}.")
         if rejected:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -309,6 +310,16 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     content[place : place + 40] = b"\xff" * 40
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"events.parquet, row group 1: cannot be read"):
+        run_transform(tmp_path, tmp_path / "output", config())
+
+
+def test_text_that_is_not_utf8_names_file_and_column(tmp_path: Path) -> None:
+    latin = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xe9"))
+    events = table("events", EVENTS[:1])
+    pq.write_table(events.set_column(1, "item_id", latin), tmp_path / "events.parquet")
+    with pytest.raises(
+        DataError, match=r"events.parquet, row group 0: cannot be read: .*column 'item_id' does not fit"
+    ):
         run_transform(tmp_path, tmp_path / "output", config())
 
 
