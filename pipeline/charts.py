@@ -48,8 +48,9 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: float | None = None, limit
     ends = [bar.value if bar.high is None else bar.high for bar in bars] + ([] if limit is None else [limit])
     scale = (_WIDTH - _FIGURE_WIDTH) / (max(ends) or 1.0)
     height = len(bars) * _BAR_ROW + (18 if limit is not None else 0)
-    parts = [_bar(bar, row, scale, max(ends)) for row, bar in enumerate(bars)]
+    parts = []
     if limit is not None:
+        # Before the bars, so that a figure that stands on the line stays readable.
         x, bottom = limit * scale, len(bars) * _BAR_ROW
         parts.append(Markup('<line class="limit" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/>').format(x, bottom))
         parts.append(
@@ -61,6 +62,7 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: float | None = None, limit
                 figure(limit, max(ends)),
             )
         )
+    parts += [_bar(bar, row, scale, max(ends)) for row, bar in enumerate(bars)]
     return _svg(title, height, parts)
 
 

@@ -9,9 +9,9 @@ from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table, count, inter
 
 HEADLINE = "ndcg@10"
 _FOUND = "recall@10"
-_TABLE_METRICS = ("ndcg@10", "recall@10", "recall@100", "hit_rate@10", "mrr", "map@10", "auc")
-# More is not always better here, so that none is marked as the best.
-_CHARACTER_METRICS = ("coverage@100", "novelty@10", "diversity@10")
+_TABLE_METRICS = ("ndcg@10", "recall@10", "recall@100", "hit_rate@10", "mrr", "map@10")
+# Of these more is not always better, so that none is marked as the best.
+_CHARACTER_METRICS = ("auc", "coverage@100", "novelty@10", "diversity@10")
 _CHART_METRICS = (HEADLINE, _FOUND, "recall@100")
 _OURS = {"two_stage": "Two stages", "ranker": "Ranker alone", "retrieval": "Retrieval alone"}
 _SEGMENTS = {
@@ -87,13 +87,18 @@ def verdict(models: Sequence[Model], differences: Mapping[str, Any]) -> Verdict:
         return Verdict("Not measured: two stages against a baseline", "metrics.json lacks one of them.")
     popularity = next((model for model in baselines if "popular" in model.key), baselines[-1])
     best = baselines[0]
-    return Verdict(_headline(two, popularity), f"{_found(two, popularity)} {_against(two, best, differences)}")
+    return Verdict(
+        _headline(two, popularity, differences), f"{_found(two, popularity)} {_against(two, best, differences)}"
+    )
 
 
-def _headline(two: Model, popularity: Model) -> str:
+def _headline(two: Model, popularity: Model, differences: Mapping[str, Any]) -> str:
     ours, theirs, name = two.value(_FOUND), popularity.value(_FOUND), popularity.name.lower()
     if ours is None or theirs is None:
         return f"Not measured: {_FOUND} of two stages against {name}"
+    low, high = differences.get(popularity.key, {}).get(_FOUND, {}).get("interval", (None, None))
+    if low is not None and low <= 0 <= high:
+        return f"Two stages and {name} find about as many of the next products: the difference is within chance"
     if theirs == 0:
         return f"Two stages find {share(ours)} of the next products, {name} none"
     ratio = ours / theirs
@@ -171,12 +176,12 @@ def metric_table(caption: str, models: Sequence[Model], attainable: Mapping[str,
 
 
 def character_table(models: Sequence[Model]) -> Table | None:
-    """What the lists are like, apart from being right; None where that was not measured."""
+    """What the lists are like, apart from being right at the top; None where that was not measured."""
     names = _measured(models, _CHARACTER_METRICS)
     if not names:
         return None
     rows = [Row(model.name, [_metric_cell(model, name, None) for name in names], model.tone) for model in models]
-    return Table("What the lists are like", ["Model", *(label(name) for name in names)], rows)
+    return Table("The whole order, and what the lists are like", ["Model", *(label(name) for name in names)], rows)
 
 
 def _measured(models: Sequence[Model], names: Sequence[str]) -> list[str]:

@@ -200,7 +200,7 @@ def _index(index: Mapping[str, Any]) -> list[tuple[str, str]]:
         "neighbours": ("Candidates it returns", count),
     }
     rows = [(name, form(index[key])) for key, (name, form) in said.items() if key in index]
-    return rows + flat({key: value for key, value in index.items() if key not in said})
+    return rows + [(readable(name), value) for name, value in flat({k: v for k, v in index.items() if k not in said})]
 
 
 def duration(seconds: float) -> str:

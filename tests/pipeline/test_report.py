@@ -260,6 +260,13 @@ def test_verdict_minds_the_interval_of_the_difference(interval: tuple[float, flo
     assert words in said(0.3, 0.1, interval)
 
 
+def test_headline_does_not_boast_of_a_difference_within_chance() -> None:
+    baseline = {"recent_popularity": {"recall@10": 0.1, "ndcg@10": 0.1}}
+    models = models_of({"two_stage": {"recall@10": 0.12, "ndcg@10": 0.1}, "baselines": baseline})
+    compared = {"recent_popularity": {"recall@10": {"difference": 0.02, "interval": [-0.01, 0.05]}}}
+    assert verdict(models, compared).headline.endswith("the difference is within chance")
+
+
 def test_verdict_without_two_stages_says_that_nothing_was_measured() -> None:
     assert verdict(models_of({"baselines": metrics()["baselines"]}), {}).headline.startswith("Not measured")
 
