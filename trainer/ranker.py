@@ -9,7 +9,7 @@ import tf_keras
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RankerConfig
 from trainer.data import Catalogue
-from trainer.history import HistoryBatch, HistoryEmbedding
+from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding, times_after
 from trainer.item_encoder import ItemEncoder
 from trainer.losses import sampled_softmax_loss, softmax_loss
 from trainer.model_files import load_weights, read_description
@@ -32,6 +32,7 @@ class Ranker(tf_keras.Model):
         self.history_embedding = HistoryEmbedding(
             config.dim, config.history_length, has_timestamps=catalogue.schema.has_timestamps, positions=True
         )
+        self.request_gap = RequestGapEmbedding(config.dim) if catalogue.schema.has_timestamps else None
         self.blocks = [Block(config.dim, config.heads, config.dropout, f"block_{n}") for n in range(config.blocks)]
         self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
         for layer in (self.history_embedding, *self.blocks, self.state_norm):
@@ -56,7 +57,9 @@ class Ranker(tf_keras.Model):
         """State at every slot, which knows that slot and those before it: items [B, L, dim] → [B, L, dim]."""
         slot_seed, gap_seed, *block_seeds = split_seed(seed, 2 + len(self.blocks))
         valid = batch["history_rows"] > PADDING
-        slots = self.history_embedding(items, batch, self.history_embedding.gaps(batch, gap_seed))
+        slots = self.history_embedding(items, batch)
+        if self.request_gap is not None:
+            slots += self.request_gap(batch["history_timestamps"], times_after(batch), gap_seed)
         slots = dropout(slots, self.config.dropout, slot_seed)
         for block, block_seed in zip(self.blocks, block_seeds, strict=True):
             slots = block(slots, valid, block_seed)

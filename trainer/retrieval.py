@@ -10,7 +10,7 @@ import tf_keras
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RetrievalConfig
 from trainer.data import Catalogue
-from trainer.history import HOUR_BUCKETS, HistoryBatch, HistoryEmbedding, hour_buckets
+from trainer.history import HOUR_BUCKETS, HistoryBatch, HistoryEmbedding, RequestGapEmbedding, hour_buckets
 from trainer.item_encoder import ItemEncoder
 from trainer.model_files import load_weights, read_description
 from trainer.negatives import negative_mask
@@ -48,6 +48,7 @@ class RetrievalModel(tfrs.models.Model):
         self.context_embeddings = {name: self._embedding(name, sizes[name]) for name in self.context_features}
         if self.has_timestamps:
             self.hour_embedding = self._embedding("hour", HOUR_BUCKETS)
+            self.request_gap = RequestGapEmbedding(config.dim)
         self.query_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="query_norm")
         self.query_hidden = tf_keras.layers.Dense(4 * config.dim, activation="gelu", name="query_hidden")
         self.query_output = tf_keras.layers.Dense(config.dim, name="query_output")
@@ -68,9 +69,8 @@ class RetrievalModel(tfrs.models.Model):
         """
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
-        gaps = self.history_embedding.gaps(batch)
-        pooled = self.pooling(self.history_embedding(items, batch, gaps), rows > PADDING, newest_only=True)[:, 0]
-        return self._query(pooled, items[:, -1], gaps[:, -1], batch)
+        pooled = self.pooling(self.history_embedding(items, batch), rows > PADDING, newest_only=True)[:, 0]
+        return self._query(pooled, items[:, -1], batch["history_timestamps"][:, -1], batch)
 
     def item_table(self) -> tf.Tensor:
         """Fused item representations of the whole catalogue, [V, dim]: what `query_embeddings` takes as `table`."""
@@ -130,19 +130,21 @@ class RetrievalModel(tfrs.models.Model):
         self,
         pooled: tf.Tensor,
         newest: tf.Tensor,
-        gaps: tf.Tensor,
+        newest_times: tf.Tensor,
         context: Mapping[str, tf.Tensor],
         seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """[N, dim], [N, dim], gap buckets int32 [N] and context [N] → [N, dim] of norm 1."""
+        """Pooled history, newest product [N, dim]; its time int64 [N]; context [N] → [N, dim] of norm 1."""
+        gap_seed, hidden_seed = split_seed(seed, 2)
         parts = [pooled, newest * self.config.dim**0.5]
         if self.has_timestamps:
             parts.append(tf.gather(self.hour_embedding, hour_buckets(context["context_timestamp"])))
+            parts.append(self.request_gap(newest_times, context["context_timestamp"], gap_seed))
         parts += [
             tf.gather(self.context_embeddings[name], context[f"context_{name}"]) for name in self.context_features
         ]
         hidden = self.query_hidden(self.query_norm(tf.concat(parts, axis=-1)))
-        query = self.query_output(dropout(hidden, self.config.dropout, seed))
+        query = self.query_output(dropout(hidden, self.config.dropout, hidden_seed))
         # The residual starts the query near the products of the history, whose vectors the item tower shares.
         return tf.math.l2_normalize(query + self.item_projection(newest), axis=-1, epsilon=1e-12)
 

@@ -96,17 +96,17 @@ class TrainingWindows:
         return sorted(set(self.sequences.user_ids[batch.users[batch.users != NONE]]))
 
     def history(self, batch: WindowBatch) -> dict[str, np.ndarray]:
-        """Model inputs of the windows, all [B, L].
+        """Model inputs of the windows.
 
-        history_rows, history_types int32; history_timestamps int64; next_timestamps int64: when the slot's target came,
-        0 = it has none.
+        history_rows, history_types int32 and history_timestamps int64, all [B, L]; context_timestamp int64 [B]: when
+        the newest slot's target came, 0 = it has none.
         """
-        there, timestamps = batch.places != NONE, self.sequences.timestamps
+        there, newest = batch.places != NONE, batch.targets[:, -1]
         return {
             "history_rows": np.where(there, self.sequences.rows[batch.places], 0).astype(np.int32),
             "history_types": np.where(there, self.sequences.types[batch.places], 0).astype(np.int32),
-            "history_timestamps": np.where(there, timestamps[batch.places], 0).astype(np.int64),
-            "next_timestamps": np.where(batch.targets != NONE, timestamps[batch.targets], 0).astype(np.int64),
+            "history_timestamps": np.where(there, self.sequences.timestamps[batch.places], 0).astype(np.int64),
+            "context_timestamp": np.where(newest != NONE, self.sequences.timestamps[newest], 0).astype(np.int64),
         }
 
     def target_rows(self, batch: WindowBatch) -> np.ndarray:
