@@ -81,8 +81,9 @@ class Ranker(tf_keras.Model):
         """Mean next-item softmax loss (nats) over the slots that have a target.
 
         Args:
-            inputs: what `trainer.ranker_training` makes: histories [B, L]; targets int32 [B, L] (0 = none); above the
-                limit of the full softmax negative_rows int32 [N] and negative_log_counts [N]; seed int32 [2].
+            inputs: what `trainer.ranker_training` makes: histories [B, L] and context_timestamp [B]; targets int32
+                [B, L] (0 = none); above the limit of the full softmax negative_rows int32 [N] and
+                negative_log_counts [N]; seed int32 [2].
             training: drops out, and hides ids.
         """
         item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
