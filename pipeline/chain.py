@@ -1,12 +1,11 @@
 """The steps of a run, in their order, and what is assembled from them: metrics.json, the export, the report."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.runner import Place, Step, run_steps, step_directory
+from pipeline.runner import CONFIG, Place, Step, StepError, run_steps, step_directory, write_json
 
 
 def _transform(config: Config, place: Place) -> None:
@@ -84,10 +83,22 @@ def run(config: Config, data: Path, out: Path) -> None:
 
 
 def assemble_metrics(run: Path) -> Path:
-    """RUN/metrics.json from what evaluation and export measured."""
-    metrics: dict[str, Any] = json.loads((step_directory(run, "evaluate") / "metrics.json").read_text(encoding="utf-8"))
-    metrics["index"] = json.loads((step_directory(run, "export") / "index.json").read_text(encoding="utf-8"))
-    path, partial = run / "metrics.json", run / ".metrics.json.partial"
-    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False), encoding="utf-8")
-    os.replace(partial, path)
+    """RUN/metrics.json from what evaluation and export measured.
+
+    Raises:
+        StepError: one of the two has not run.
+    """
+    metrics = _measured(run, "evaluate", "metrics.json")
+    metrics["index"] = _measured(run, "export", "index.json")
+    metrics["dataset"]["name"] = json.loads((run / CONFIG).read_text(encoding="utf-8"))["name"]
+    path = run / "metrics.json"
+    write_json(path, metrics)
     return path
+
+
+def _measured(run: Path, step: str, file: str) -> dict[str, Any]:
+    path = step_directory(run, step) / file
+    if not path.is_file():
+        raise StepError(f"{path} is missing: run `tandem {step}` (or `tandem run`) first.")
+    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return measured

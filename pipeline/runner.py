@@ -20,6 +20,8 @@ from transform.checks import DataError
 log = logging.getLogger(__name__)
 
 RECORD = "step.json"
+# The configuration last used in a run.
+CONFIG = "config.json"
 
 
 class StepError(RuntimeError):
@@ -69,6 +71,7 @@ def run_steps(steps: Sequence[Step], config: Config, data: Path, run: Path, only
         StepError: another process works in this run, the folder cannot be written, or `only` lacks an earlier step.
     """
     with _locked(run):
+        write_json(run / CONFIG, as_dict(config))
         fingerprints: dict[str, str] = {}
         for step in steps:
             fingerprints[step.name] = _fingerprint(step, config, data, fingerprints)
@@ -84,6 +87,13 @@ def run_steps(steps: Sequence[Step], config: Config, data: Path, run: Path, only
                 log.info("%s: up to date", step.name)
                 continue
             _execute(step, config, data, run, fingerprints[step.name])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all; numbers that JSON does not know (NaN) are an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
+    partial.replace(path)
 
 
 def _execute(step: Step, config: Config, data: Path, run: Path, fingerprint: str) -> None:
@@ -102,7 +112,7 @@ def _execute(step: Step, config: Config, data: Path, run: Path, fingerprint: str
         "seconds": round(time.monotonic() - started, 1),
         "config": {section: as_dict(getattr(config, section)) for section in step.sections},
     }
-    (partial / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_json(partial / RECORD, record)
     if final.exists():
         old = final.with_name(f".{step.name}.old")
         final.rename(old)
