@@ -41,6 +41,8 @@ def _quieten() -> None:
     # Beam asks for crcmod although google-crc32c, which does the same, is there.
     handler.addFilter(lambda record: not str(record.msg).startswith("crcmod package not found"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # It warns of traced functions; one trace per window length is meant.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     for ours in ("pipeline", "transform", "trainer", "serving"):
         logging.getLogger(ours).setLevel(logging.INFO)
 
