@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -13,12 +14,22 @@ from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding,
 from trainer.item_encoder import ItemEncoder
 from trainer.losses import sampled_softmax_loss, softmax_loss
 from trainer.model_files import load_weights, read_description
+from trainer.repeats import RepeatWeights, add_repeat_gain, repeat_gain, shared_repeat_gain
 from trainer.transformer import Block, dropout, split_seed
 from transform.tables import FIRST, PADDING
 
 
+class RankerState(NamedTuple):
+    """What is known of shoppers before any candidate is looked at."""
+
+    vector: tf.Tensor  # float32 [B, dim]
+    history_rows: tf.Tensor  # int32 [B, L]
+    repeat_weights: tf.Tensor  # float32 [B, L]: what a candidate gains by being the product of the slot
+
+
 class Ranker(tf_keras.Model):
-    """History → state; the score of a product is the dot product of the state and the fused item representation.
+    """History → state; the score of a product is the dot product of the state and the fused item representation, plus
+    what it gains by being in the history.
 
     The bias of the last layer norm gives every product a score of its own, whatever the history: a learned popularity.
     """
@@ -35,23 +46,22 @@ class Ranker(tf_keras.Model):
         self.request_gap = RequestGapEmbedding(config.dim) if catalogue.schema.has_timestamps else None
         self.blocks = [Block(config.dim, config.heads, config.dropout, f"block_{n}") for n in range(config.blocks)]
         self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
-        for layer in (self.history_embedding, *self.blocks, self.state_norm):
+        self.repeat_weights = RepeatWeights(config.dim, config.history_length)
+        for layer in (self.history_embedding, *self.blocks, self.state_norm, self.repeat_weights):
             layer.build((None, None, config.dim))
 
-    def encode(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> tf.Tensor:
-        """States of shoppers.
+    def encode(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> RankerState:
+        """States of shoppers, which `score` takes.
 
         Args:
             batch: left-padded histories, newest last: history_rows, history_types int32 [B, L], history_timestamps
                 int64 [B, L] seconds; context_timestamp int64 [B], 0 = unknown.
             table: [V, dim] from `item_table()`, which spares encoding the catalogue anew.
-
-        Returns:
-            [B, dim].
         """
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
-        return self.states(items, batch)[:, -1]
+        states = self.states(items, batch)
+        return RankerState(states[:, -1], rows, self.repeat_weights(states, rows >= FIRST, newest_only=True)[:, 0])
 
     def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """State at every slot, which knows that slot and those before it: items [B, L, dim] → [B, L, dim]."""
@@ -73,9 +83,15 @@ class Ranker(tf_keras.Model):
         """Vectors of catalogue rows as `score` takes them: int32 [N] → [N, dim]."""
         return self.products.vectors(rows)
 
-    def score(self, state: tf.Tensor, candidate_vectors: tf.Tensor) -> tf.Tensor:
-        """Scores of candidates: state [B, dim], candidate_vectors [B, C, dim] → [B, C]."""
-        return tf.einsum("bd,bcd->bc", state, candidate_vectors)
+    def score(self, state: RankerState, candidate_vectors: tf.Tensor, candidate_rows: tf.Tensor) -> tf.Tensor:
+        """Scores of candidates: state of B shoppers, [B, C, dim], int32 [B, C] → [B, C]."""
+        scores = tf.einsum("bd,bcd->bc", state.vector, candidate_vectors)
+        return scores + repeat_gain(state.history_rows, state.repeat_weights[:, tf.newaxis], candidate_rows)
+
+    def score_catalogue(self, state: RankerState, table: tf.Tensor) -> tf.Tensor:
+        """Scores of the whole catalogue: state of B shoppers, [V, dim] from `item_table()` → [B, V]."""
+        scores = tf.matmul(state.vector, table, transpose_b=True)[:, tf.newaxis]
+        return add_repeat_gain(scores, state.history_rows, state.repeat_weights[:, tf.newaxis])[:, 0]
 
     def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Mean next-item softmax loss (nats) over the slots that have a target.
@@ -87,25 +103,21 @@ class Ranker(tf_keras.Model):
             training: drops out, and hides ids.
         """
         item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
-        rows, targets = inputs["history_rows"], tf.reshape(inputs["targets"], [-1])
+        rows, targets = inputs["history_rows"], inputs["targets"]
         if self.full_softmax:
             table = self.products.table(training, item_seed)
-            states = self._flat(self.states(tf.gather(table, rows), inputs, seed))
-            return softmax_loss(states, table[FIRST:], targets - FIRST)
-        items, target_items, negative_items = self.products.gather(
-            [rows, targets, inputs["negative_rows"]], training, item_seed
-        )
-        return sampled_softmax_loss(
-            self._flat(self.states(items, inputs, seed)),
-            target_items,
-            negative_items,
-            inputs["negative_log_counts"],
-            targets,
-            inputs["negative_rows"],
-        )
-
-    def _flat(self, states: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(states, [-1, self.config.dim])
+            states = self.states(tf.gather(table, rows), inputs, seed)
+            # Without the reserved rows, whose repeat weights are zero.
+            logits = tf.matmul(states, table[FIRST:], transpose_b=True)
+            logits = add_repeat_gain(logits, tf.maximum(rows - FIRST, 0), self.repeat_weights(states, rows >= FIRST))
+            return softmax_loss(logits, targets - FIRST)
+        negatives = inputs["negative_rows"]
+        items, target_items, negative_items = self.products.gather([rows, targets, negatives], training, item_seed)
+        states = self.states(items, inputs, seed)
+        weights = self.repeat_weights(states, rows >= FIRST)
+        positive = tf.reduce_sum(states * target_items, axis=-1) + repeat_gain(rows, weights, targets)
+        negative = tf.matmul(states, negative_items, transpose_b=True) + shared_repeat_gain(rows, weights, negatives)
+        return sampled_softmax_loss(positive, negative, inputs["negative_log_counts"], targets, negatives)
 
 
 def load_ranker(directory: Path, catalogue: Catalogue) -> Ranker:

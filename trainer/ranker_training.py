@@ -77,7 +77,7 @@ def ranker_validation(model: Ranker, queries: Queries) -> Callable[[], float]:
 
     @tf.function
     def scores(batch: dict[str, tf.Tensor], table: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(model.encode(batch, table), table, transpose_b=True)
+        return model.score_catalogue(model.encode(batch, table), table)
 
     def validate() -> float:
         table = model.item_table()

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.index import ABSENT_SCORE, Index
+from trainer.ranker import RankerState
 from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable, NameTable
 from transform.tables import FIRST, PADDING
@@ -47,10 +48,10 @@ class Stages:
     query_embeddings: Callable[[Tensors, tf.Tensor], tf.Tensor]
     # fused item representations [N, D] → vectors as the index holds them [N, D]
     project_items: Callable[[tf.Tensor], tf.Tensor]
-    # (history batch, ranker_items [V, E]) → [B, E]
-    encode: Callable[[Tensors, tf.Tensor], tf.Tensor]
-    # (state [B, E], vectors [B, C, E]) → [B, C]
-    score: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    # (history batch, ranker_items [V, E]) → state of B shoppers
+    encode: Callable[[Tensors, tf.Tensor], RankerState]
+    # (state of B shoppers, vectors [B, C, E], rows int32 [B, C]) → [B, C]
+    score: Callable[[RankerState, tf.Tensor, tf.Tensor], tf.Tensor]
     retrieval_items: np.ndarray  # float32 [V, D]
     ranker_items: np.ndarray  # float32 [V, E]
     retrieval_history: int  # longest history each of them takes
@@ -257,7 +258,7 @@ class RecommenderModule(tf.Module):
         """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
         stages = self._stages.value
         state = stages.encode(_newest(batch, stages.ranker_history), self.ranker_items)
-        scores = stages.score(state, tf.gather(self.ranker_items, rows))
+        scores = stages.score(state, tf.gather(self.ranker_items, rows), rows)
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
         scores = tf.where(newcomer, tf.gather(self.prior, rows), scores)
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)

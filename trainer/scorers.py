@@ -49,7 +49,7 @@ class RetrievalScorer:
 
 
 class RankerScorer:
-    """Stage two over the whole catalogue: the dot product of state and product vectors, as `Ranker.score`."""
+    """Stage two over the whole catalogue."""
 
     def __init__(self, model: Ranker, block: int) -> None:
         self._length, self._block = model.config.history_length, block
@@ -58,7 +58,7 @@ class RankerScorer:
         # No Python control flow depends on a tensor, and converting it would take ten seconds.
         @tf.function(autograph=False)
         def score(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-            return tf.matmul(model.encode(batch, table), table, transpose_b=True)
+            return model.score_catalogue(model.encode(batch, table), table)
 
         self._score = score
 

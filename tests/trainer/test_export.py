@@ -77,7 +77,7 @@ class World:
         dots[~self.catalogue.available] = -np.inf
         dots[list(excluded)] = -np.inf
         candidates = np.argsort(-dots)[:C]
-        scores = self.ranker.item_vectors(everything).numpy() @ self.ranker.encode(batch).numpy()[0]
+        scores = self.ranker.score_catalogue(self.ranker.encode(batch), self.ranker.item_table()).numpy()[0]
         best = candidates[np.argsort(-scores[candidates])][:K]
         return self.ids(*best), scores[best]
 

@@ -9,19 +9,17 @@ from trainer.negatives import MixtureSampler
 
 
 def test_full_softmax_by_hand() -> None:
-    # Logits of the first row: 1 · (0, ln 3) = (0, ln 3) → p = (1/4, 3/4); target 1 → −ln 3/4. The second has no target.
-    items = tf.constant([[0.0], [np.log(3)]], tf.float32)
-    loss = softmax_loss(tf.constant([[1.0], [5.0]]), items, tf.constant([1, -2]))
-    assert float(loss) == pytest.approx(-np.log(3 / 4), abs=1e-6)
+    # Logits 0 and ln 3 → p = (1/4, 3/4); target 1 → −ln 3/4. The second has no target.
+    logits = tf.constant([[0.0, np.log(3)], [5.0, 1.0]], tf.float32)
+    assert float(softmax_loss(logits, tf.constant([1, -2]))) == pytest.approx(-np.log(3 / 4), abs=1e-6)
 
 
 def test_sampled_softmax_by_hand() -> None:
     # Positive logit ln 2. Negatives: logit ln 6 expected three times → 6/3 = 2; the target itself is not counted;
     # logit ln 4 expected half a time → 4/0.5 = 8. Loss = −ln(2 / (2 + 2 + 8)) = ln 6.
     loss = sampled_softmax_loss(
-        states=tf.constant([[1.0]]),
-        target_items=tf.constant([[np.log(2)]], tf.float32),
-        negative_items=tf.constant([[np.log(6)], [np.log(2)], [np.log(4)]], tf.float32),
+        positive=tf.constant([np.log(2)], tf.float32),
+        negative=tf.constant([[np.log(6), np.log(2), np.log(4)]], tf.float32),
         negative_log_counts=tf.constant([np.log(3), 0.0, np.log(0.5)], tf.float32),
         targets=tf.constant([7]),
         negative_rows=tf.constant([3, 7, 4]),
@@ -31,17 +29,17 @@ def test_sampled_softmax_by_hand() -> None:
 
 def test_sampled_softmax_approximates_the_full_one_under_a_skewed_proposal() -> None:
     rng = np.random.default_rng(5)
-    items = rng.normal(size=(42, 4)).astype(np.float32)
-    states = rng.normal(size=(30, 4)).astype(np.float32)
+    logits = 2 * rng.normal(size=(30, 42)).astype(np.float32)
     targets = rng.integers(2, 42, 30).astype(np.int32)
     share = np.zeros(42)
     share[2:] = 1 / np.arange(1, 41) / np.sum(1 / np.arange(1, 41))
-    full = float(softmax_loss(states, items[2:], targets - 2))
+    full = float(softmax_loss(logits[:, 2:], targets - 2))
 
     def sampled(corrected: bool) -> float:
         rows, log_counts = MixtureSampler(share, 3_000, 1_000).draw(np.random.default_rng(6))
         correction = log_counts if corrected else np.zeros_like(log_counts)
-        return float(sampled_softmax_loss(states, items[targets], items[rows], correction, targets, rows))
+        positive = logits[np.arange(30), targets]
+        return float(sampled_softmax_loss(positive, logits[:, rows], correction, targets, rows))
 
     assert sampled(corrected=True) == pytest.approx(full, abs=0.03)
     assert abs(sampled(corrected=False) - full) > 1

@@ -54,7 +54,7 @@ def retrieval_dir(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def ranker_scores(model: Ranker) -> np.ndarray:
     states = model.encode(make_query(BLACK_HISTORY, WHITE_HISTORY))
-    return states.numpy() @ model.item_vectors(tf.constant(ROWS)).numpy().T
+    return model.score_catalogue(states, model.item_table()).numpy()[:, ROWS]
 
 
 def retrieval_scores(model: RetrievalModel) -> np.ndarray:
@@ -63,13 +63,24 @@ def retrieval_scores(model: RetrievalModel) -> np.ndarray:
 
 
 def colour_separation(scores: np.ndarray) -> float:
-    """Share of (own colour, other colour) pairs in the right order, over both shoppers; chance is 0.5."""
-    black, white = scores[:, ROWS % 2 == 1], scores[:, ROWS % 2 == 0]
+    """Share of (own colour, other colour) pairs in the right order, over both shoppers; chance is 0.5.
+
+    Only of products that neither has met: in this world nobody meets a product twice.
+    """
+    unmet = ~np.isin(ROWS, BLACK_HISTORY + WHITE_HISTORY)
+    black, white = scores[:, unmet & (ROWS % 2 == 1)], scores[:, unmet & (ROWS % 2 == 0)]
     return float(np.mean([black[0][:, None] > white[0], white[1][:, None] > black[1]]))
 
 
 def test_ranker_learns_the_checkerboard_and_places_new_products_by_content(ranker_dir: Path) -> None:
     assert colour_separation(ranker_scores(load_ranker(ranker_dir, CATALOGUE))) > 0.95
+
+
+def test_ranker_learns_that_nobody_meets_a_product_twice(ranker_dir: Path) -> None:
+    scores = ranker_scores(load_ranker(ranker_dir, CATALOGUE))
+    black, white = np.isin(ROWS, BLACK_HISTORY), np.isin(ROWS, WHITE_HISTORY)
+    assert scores[0, black].max() < scores[0, (ROWS % 2 == 1) & ~black].min()
+    assert scores[1, white].max() < scores[1, (ROWS % 2 == 0) & ~white].min()
 
 
 def test_retrieval_learns_the_checkerboard_and_places_new_products_by_content(retrieval_dir: Path) -> None:
