@@ -17,7 +17,7 @@ $(INSTALLED): requirements/lock.txt pyproject.toml
 	@$(PYTHON) requirements/check_machine.py
 	@echo "Installing the locked packages into $(VENV) (a few minutes the first time) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements/lock.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
