@@ -227,7 +227,8 @@ def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
         **queries.counts,
         "candidates": "products known before the cut-off" if shop.split.method == "time" else "the whole catalogue",
         "availability": "not asked: the catalogue tells it for the day it was written",
-        "two_stage": f"the retrieval's best {shop.config.candidates} in the ranker's order, then the rest",
+        "two_stage": f"{shop.config.candidates} candidates in the ranker's order, then the rest; candidates are the "
+        "shopper's own newest products, unless seen ones are excluded, and the retrieval's best",
         "refit": False,
         "intervals": f"95 %, percentile bootstrap over shoppers, {shop.config.bootstrap_samples} resamples",
     }

@@ -139,6 +139,19 @@ class Queries:
         ages = _offsets(ends)[owners + 1] - 1 - np.arange(len(owners))
         return owners, self.sequences.rows[places], ages
 
+    def own_products(self, start: int, stop: int, candidates: int) -> np.ndarray:
+        """What the queries [start, stop) took lately, bool [B, V]: the newest L interactions, at most half of C.
+
+        Where people buy again these are candidates of stage two without being retrieved. None where seen products are
+        excluded: the answer itself, which is not, must have no advantage.
+        """
+        own = np.zeros((stop - start, len(self.known_from)), bool)
+        if not self.exclude_seen:
+            owners, rows, ages = self.history(start, stop)
+            newest = ages < min(self.history_length, candidates // 2)
+            own[owners[newest], rows[newest]] = True
+        return own
+
     def excluded(self, start: int, stop: int) -> np.ndarray:
         """Products that are no candidates of the queries [start, stop): bool [B, V]."""
         cut_offs = self.cut_offs[start:stop]

@@ -83,7 +83,9 @@ class _Pieces:
         self.reachable |= ~excluded.all(axis=0)
         keys = {system: order_keys(values, excluded) for system, values in scores.items()}
         if RETRIEVAL in keys and RANKER in keys:
-            keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], candidates)
+            keys[TWO_STAGE] = two_stage_keys(
+                keys[RETRIEVAL], keys[RANKER], queries.own_products(start, stop, candidates), candidates
+            )
         for system, own in keys.items():
             self.ranks.setdefault(system, []).append(rank_truth(own, truth))
             self.lists.setdefault(system, []).append(top_rows(own, COVERAGE_LENGTH))

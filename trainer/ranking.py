@@ -48,19 +48,22 @@ def order_keys(scores: np.ndarray, excluded: np.ndarray) -> np.ndarray:
     return keys
 
 
-def two_stage_keys(retrieval: np.ndarray, ranker: np.ndarray, candidates: int) -> np.ndarray:
-    """Keys of both stages together: the best `candidates` of the retrieval in the ranker's order, then the rest.
+def two_stage_keys(retrieval: np.ndarray, ranker: np.ndarray, own: np.ndarray, candidates: int) -> np.ndarray:
+    """Keys of both stages together: the candidates in the ranker's order, then the rest.
 
-    What was not retrieved keeps the retrieval's order; in service it would not be answered at all.
+    Candidates are the shopper's own products and the best of the retrieval, `candidates` in all. What is no candidate
+    keeps the retrieval's order; in service it would not be answered at all.
 
     Args:
         retrieval: uint64 [B, V] of `order_keys`.
         ranker: uint64 [B, V] of `order_keys`, the same products excluded.
+        own: bool [B, V], products that are candidates whatever the retrieval says (`Queries.own_products`).
         candidates: C, what stage one hands to stage two.
     """
-    width = min(candidates, retrieval.shape[1])
-    last = np.partition(retrieval, -width, axis=1)[:, -width, None]
-    return np.where((retrieval >= last) & (retrieval > 0), ranker | _RETRIEVED, retrieval)
+    chosen = np.where(own & (retrieval > 0), retrieval | _RETRIEVED, retrieval)
+    width = min(candidates, chosen.shape[1])
+    last = np.partition(chosen, -width, axis=1)[:, -width, None]
+    return np.where((chosen >= last) & (chosen > 0), ranker | _RETRIEVED, retrieval)
 
 
 def rank_truth(keys: np.ndarray, truth: Lists, limit: int | None = None) -> np.ndarray:

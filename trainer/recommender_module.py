@@ -118,6 +118,7 @@ class RecommenderModule(tf.Module):
         self.retrieval_items = tf.Variable(stages.retrieval_items, trainable=False, name="retrieval_items")
         self.ranker_items = tf.Variable(stages.ranker_items, trainable=False, name="ranker_items")
         self.prior = tf.Variable(prior, trainable=False, name="prior")
+        self.recommendable = tf.Variable(recommendable, trainable=False, name="recommendable")
         # However many are excluded or found already, this many popular products fill an answer.
         enough = sizes.candidates + sizes.exclusions + sizes.history + 1
         popular = FIRST + np.argsort(-np.where(recommendable, prior, -np.inf)[FIRST:], kind="stable")
@@ -207,9 +208,29 @@ class RecommenderModule(tf.Module):
         return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
 
     def _candidates(self, batch: Tensors, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows and scores of stage one, [B, width] each."""
+        """Rows and scores of stage one, [B, width] each: the shopper's own newest products and the nearest others.
+
+        Where people buy again, what they had is what they most often take; an embedding of the whole history cannot be
+        near all of it.
+        """
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        return self._nearest(self._query(batch), newcomer, batch["excluded_rows"], width)
+        query = self._query(batch)
+        rows, scores = self._nearest(query, newcomer, batch["excluded_rows"], width)
+        if self.sizes.exclude_history:
+            return rows, scores
+        own = batch["history_rows"][:, -min(self.sizes.history, width // 2) :]
+        usable = tf.gather(self.recommendable, own) & ~_is_in(own, batch["excluded_rows"]) & ~_repeated(own)
+        own = tf.where(usable, own, PADDING)
+        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, own))
+        own_scores = tf.where(usable, tf.einsum("bd,bnd->bn", query, vectors), ABSENT_SCORE)
+        others = ~_is_in(rows, own)
+        room = width - tf.reduce_sum(tf.cast(usable, tf.int32), axis=1, keepdims=True)
+        others &= tf.cumsum(tf.cast(others, tf.int32), axis=1) <= room
+        return _best(
+            tf.concat([tf.where(others, rows, PADDING), own], axis=1),
+            tf.concat([tf.where(others, scores, ABSENT_SCORE), own_scores], axis=1),
+            width,
+        )
 
     def _nearest(
         self, query: tf.Tensor, by_prior: tf.Tensor, excluded: tf.Tensor, width: int
@@ -307,6 +328,12 @@ def _newest(batch: Tensors, length: int) -> Tensors:
 def _is_in(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Whether each of rows [B, N] is one of others [B, E] of its line: bool [B, N]."""
     return tf.reduce_any(rows[:, :, tf.newaxis] == others[:, tf.newaxis, :], axis=2)
+
+
+def _repeated(rows: tf.Tensor) -> tf.Tensor:
+    """Whether a row occurs again further right: bool [B, N] for [B, N]."""
+    again = np.triu(np.ones((rows.shape[1], rows.shape[1]), bool), 1)
+    return tf.reduce_any((rows[:, :, tf.newaxis] == rows[:, tf.newaxis, :]) & again, axis=2)
 
 
 def _best(rows: tf.Tensor, scores: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:

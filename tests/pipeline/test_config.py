@@ -45,13 +45,13 @@ def test_overrides_reach_nested_keys_in_order() -> None:
     ],
 )
 def test_bad_overrides_are_refused_with_key_rule_and_value(override: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=".*") as error:
+    with pytest.raises(ConfigError, match=r".*") as error:
         load_config(None, [override])
     assert sentence in str(error.value)
 
 
 def test_missing_file_names_the_shipped_configurations() -> None:
-    with pytest.raises(ConfigError, match="neither a file nor one of the shipped ones: .*demo"):
+    with pytest.raises(ConfigError, match=r"neither a file nor one of the shipped ones: .*demo"):
         load_config("no-such.yaml")
 
 

@@ -104,7 +104,7 @@ def test_one_step_alone_needs_the_steps_before_it(data: Path, tmp_path: Path) ->
 
 
 def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder. Make one with `tandem import`"):
+    with pytest.raises(DataError, match=r"no such folder. Make one with `tandem import`"):
         run_steps(Chain().steps, Config(), tmp_path / "nowhere", tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no Parquet table"):
@@ -113,7 +113,7 @@ def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
 
 def test_a_run_folder_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StepError, match="cannot write to the run folder .*file/run: Not a directory. Give another"):
+    with pytest.raises(StepError, match=r"cannot write to the run folder .*file/run: Not a directory. Give another"):
         run_steps(Chain().steps, Config(), data, tmp_path / "file" / "run")
 
 
@@ -139,7 +139,8 @@ def test_a_killed_run_frees_its_lock_and_finishes_on_the_next_start(data: Path, 
             (place.output / "half").write_text("x")
             os.kill(os.getpid(), signal.SIGKILL)
 
-        run_steps((Step("first", (), ("transform",), die),), Config(), Path({str(data)!r}), Path({str(tmp_path / "run")!r}))
+        steps = (Step("first", (), ("transform",), die),)
+        run_steps(steps, Config(), Path({str(data)!r}), Path({str(tmp_path / "run")!r}))
         """
     )
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)

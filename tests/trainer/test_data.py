@@ -98,7 +98,7 @@ def test_a_context_the_data_lack_reads_as_absent(directory: Path) -> None:
 def test_a_truncated_file_is_named(directory: Path) -> None:
     file = directory / "sequences-00001-of-00002.tfrecord"
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(DamagedRecordError, match="sequences-00001-of-00002.tfrecord is damaged after about record 0"):
+    with pytest.raises(DamagedRecordError, match=r"sequences-00001-of-00002.tfrecord is damaged after about record 0"):
         load_sequences(directory)
 
 
@@ -107,7 +107,7 @@ def test_a_flipped_byte_is_found(directory: Path) -> None:
     content = bytearray(file.read_bytes())
     content[40] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(DamagedRecordError, match="items-00000-of-00002.tfrecord is damaged"):
+    with pytest.raises(DamagedRecordError, match=r"items-00000-of-00002.tfrecord is damaged"):
         load_catalogue(directory)
 
 

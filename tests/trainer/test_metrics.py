@@ -144,8 +144,18 @@ def test_two_stages_reorder_what_was_retrieved_and_leave_the_rest_behind() -> No
     excluded = np.array([[True, False, False, False, False, False]])
     retrieval = order_keys(np.array([[9, 5, 4, 3, 2, 1]], np.float32), excluded)
     ranker = order_keys(np.array([[9, 1, 3, 2, 8, 9]], np.float32), excluded)
+    nothing = np.zeros((1, 6), bool)
     # Retrieved: 1, 2, 3; the ranker would put 5 first, but never sees it.
-    assert top_rows(two_stage_keys(retrieval, ranker, 3), 6).tolist() == [[2, 3, 1, 4, 5, 0]]
+    assert top_rows(two_stage_keys(retrieval, ranker, nothing, 3), 6).tolist() == [[2, 3, 1, 4, 5, 0]]
+
+
+def test_own_products_are_candidates_unretrieved_and_count_among_them() -> None:
+    excluded = np.array([[True, False, False, False, False, False]])
+    retrieval = order_keys(np.array([[9, 5, 4, 3, 2, 1]], np.float32), excluded)
+    ranker = order_keys(np.array([[9, 1, 3, 2, 8, 9]], np.float32), excluded)
+    # Of three candidates one is the shopper's own 5, so that 1 and 2 are retrieved; 0 is excluded though it is own.
+    own = np.array([[True, False, False, False, False, True]])
+    assert top_rows(two_stage_keys(retrieval, ranker, own, 3), 6).tolist() == [[5, 2, 1, 3, 4, 0]]
 
 
 def test_coverage_counts_distinct_products_and_not_the_padding() -> None:
