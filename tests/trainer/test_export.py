@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class World:
     def expected(
         self, rows: list[int], excluded: tuple[int, ...] = (), moment: int = 0
     ) -> tuple[list[str], np.ndarray]:
-        """The K best of the C nearest products, worked out by numpy from the models."""
+        """The K best of C candidates, worked out by numpy from the models."""
         history = np.zeros([1, L], np.int32)
         history[0, L - len(rows) :] = rows
         batch = {
@@ -76,10 +77,18 @@ class World:
         dots = self.retrieval.candidate_embeddings(everything).numpy() @ query
         dots[~self.catalogue.available] = -np.inf
         dots[list(excluded)] = -np.inf
-        candidates = np.argsort(-dots)[:C]
+        candidates = own_and_nearest(rows, dots)
         scores = self.ranker.score_catalogue(self.ranker.encode(batch), self.ranker.item_table()).numpy()[0]
         best = candidates[np.argsort(-scores[candidates])][:K]
         return self.ids(*best), scores[best]
+
+
+def own_and_nearest(history: Sequence[int], dots: np.ndarray) -> np.ndarray:
+    """The C candidates of stage one, nearest first: the newest products of the history, and the nearest others."""
+    own = [row for row in dict.fromkeys(history[-(C // 2) :]) if np.isfinite(dots[row])]
+    others = [row for row in np.argsort(-dots) if row not in own]
+    candidates = np.array([*own, *others[: C - len(own)]])
+    return candidates[np.argsort(-dots[candidates])]
 
 
 def padded(ids: list[str], width: int) -> list[str]:
@@ -267,14 +276,16 @@ def test_excluding_unknown_products_changes_nothing(world: World, served: Served
     assert names(plain) == names(served("recommend", history_item_ids=history, exclude_item_ids=[[STRANGER] * X]))
 
 
-def test_retrieve_is_the_nearest_by_dot_product(world: World, served: ServedModel) -> None:
+def test_retrieve_is_the_own_products_and_the_nearest_by_dot_product(world: World, served: ServedModel) -> None:
     history = [padded(world.ids(*HISTORY), L)]
     query = served("embed_user", history_item_ids=history)["embedding"][0]
     vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
     dots = np.where(world.catalogue.available, vectors @ query, -np.inf)
     answer = served("retrieve", history_item_ids=history)
-    assert names(answer) == [world.ids(*np.argsort(-dots)[:C])]
-    np.testing.assert_allclose(answer["scores"][0], np.sort(dots)[::-1][:C], atol=1e-5)
+    candidates = own_and_nearest(HISTORY, dots)
+    assert set(HISTORY) - set(np.argsort(-dots)[:C]), "the history is not what is nearest anyway"
+    assert names(answer) == [world.ids(*candidates)]
+    np.testing.assert_allclose(answer["scores"][0], dots[candidates], atol=1e-5)
 
 
 def test_rank_orders_the_candidates_given(world: World, served: ServedModel) -> None:
