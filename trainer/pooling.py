@@ -15,7 +15,8 @@ class CausalPooling(tf_keras.layers.Layer):
 
         pooled[t] = Σⱼ exp(s[j] + r[t − j]) v[j] / Σⱼ exp(s[j] + r[t − j])
 
-    with content score s and value v linear in the slot, and a learned bias r of the distance. Since the weight is a
+    with content score s and value v linear in the slot, and a learned bias r of the distance. Vectors that are given
+    beside the slots are averaged with the same weights, by every head. Since the weight is a
     product of a factor of j and a factor of t − j, all slots at once are one matrix product with a Toeplitz matrix.
     """
 
@@ -37,25 +38,32 @@ class CausalPooling(tf_keras.layers.Layer):
         self.values.build((None, self.dim))
         super().build(input_shape)
 
-    def call(self, slots: tf.Tensor, valid: tf.Tensor, newest_only: bool = False) -> tf.Tensor:
+    def call(
+        self, slots: tf.Tensor, beside: tf.Tensor, valid: tf.Tensor, newest_only: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Pooled histories; zero where no slot is valid yet.
 
         Args:
             slots: [B, L, dim].
+            beside: [B, L, width].
             valid: bool [B, L].
             newest_only: pools the whole history only.
 
         Returns:
-            [B, L, dim], or [B, 1, dim] where `newest_only`.
+            The heads' means of their values side by side, [B, T, dim], and of `beside`, [B, T, heads, width]; T = L,
+            or 1 where `newest_only`.
         """
         length = slots.shape[1]
         bounded = _SCORE_BOUND * tf.tanh(self.scores(slots) / _SCORE_BOUND)
         weights = tf.exp(bounded) * tf.cast(valid, tf.float32)[..., tf.newaxis]
         values = tf.reshape(self.values(slots), [-1, length, self.heads, self.dim // self.heads])
-        mass = tf.concat([values * weights[..., tf.newaxis], weights[..., tf.newaxis]], axis=-1)
-        pooled = tf.einsum("htj,bjhd->bthd", self._distance_weights(length, newest_only), mass)
+        shared = tf.repeat(beside[:, :, tf.newaxis], self.heads, axis=2)
+        summed = tf.concat([values, shared, tf.ones_like(weights)[..., tf.newaxis]], axis=-1)
+        distance_weights = self._distance_weights(length, newest_only)
+        pooled = tf.einsum("htj,bjhd->bthd", distance_weights, summed * weights[..., tf.newaxis])
         mean = pooled[..., :-1] / tf.maximum(pooled[..., -1:], 1e-9)
-        return tf.reshape(mean, [-1, 1 if newest_only else length, self.dim])
+        width = self.dim // self.heads
+        return tf.reshape(mean[..., :width], [-1, distance_weights.shape[1], self.dim]), mean[..., width:]
 
     def _distance_weights(self, length: int, newest_only: bool) -> tf.Tensor:
         """exp(r[t − j]) for j ≤ t, else 0: [heads, T, L] with T = 1 or L."""

@@ -24,8 +24,10 @@ _CONTEXT_FEATURES = ("device", "region")
 class RetrievalModel(tfrs.models.Model):
     """Two towers on one sphere; the score of a product is the dot product of its vector and the query's.
 
-    Query tower: pooled causal attention over the history, the newest product and the context → MLP → norm 1. It reads
-    no user id, so a new visitor works from the first click. Item tower: fused item representation → linear → norm 1.
+    Item tower: fused item representation → linear → norm 1. Query tower: pooled causal attention over the history, the
+    newest product and the context → MLP; added to it are the vector of the newest product and each head's mean of those
+    in the history, so that a query lies near what the shopper met before anything is learned → norm 1. It reads no user
+    id, so a new visitor works from the first click.
 
     Attributes:
         temperature: divides the scores in the loss.
@@ -52,6 +54,7 @@ class RetrievalModel(tfrs.models.Model):
         self.query_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="query_norm")
         self.query_hidden = tf_keras.layers.Dense(4 * config.dim, activation="gelu", name="query_hidden")
         self.query_output = tf_keras.layers.Dense(config.dim, name="query_output")
+        self.echo_weights = tf_keras.layers.Dense(config.heads, bias_initializer="ones", name="echo_weights")
         self.item_projection = tf_keras.layers.Dense(config.dim, use_bias=False, name="item_projection")
         self.retrieval_task = tfrs.tasks.Retrieval()
         self._build_layers()
@@ -69,8 +72,10 @@ class RetrievalModel(tfrs.models.Model):
         """
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
-        pooled = self.pooling(self.history_embedding(items, batch), rows > PADDING, newest_only=True)[:, 0]
-        return self._query(pooled, items[:, -1], batch["history_timestamps"][:, -1], batch)
+        slots = self.history_embedding(items, batch)
+        pooled, echoes = self.pooling(slots, self.project_items(items), rows > PADDING, newest_only=True)
+        times = batch["history_timestamps"][:, -1]
+        return self._query(pooled[:, 0], echoes[:, 0], items[:, -1], times, batch)
 
     def item_table(self) -> tf.Tensor:
         """Fused item representations of the whole catalogue, [V, dim]: what `query_embeddings` takes as `table`."""
@@ -105,13 +110,19 @@ class RetrievalModel(tfrs.models.Model):
             [rows, positives, negatives], training and item_seed is not None, item_seed
         )
         slots = dropout(self.history_embedding(items, inputs), self.config.dropout, slot_seed)
-        pooled = self.pooling(slots, rows > PADDING)
+        pooled, echoes = self.pooling(slots, self.project_items(items), rows > PADDING)
 
         def of_positives(values: tf.Tensor) -> tf.Tensor:
             return tf.gather(tf.reshape(values, [-1, *values.shape[2:]]), inputs["positive_slots"])
 
-        times = of_positives(inputs["history_timestamps"])
-        queries = self._query(of_positives(pooled), of_positives(items), times, inputs, query_seed)
+        queries = self._query(
+            of_positives(pooled),
+            of_positives(echoes),
+            of_positives(items),
+            of_positives(inputs["history_timestamps"]),
+            inputs,
+            query_seed,
+        )
         candidates = self.project_items(tf.concat([positive_items, positive_items, negative_items], axis=0))
         count = tf.shape(positives)[0]
         log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
@@ -129,12 +140,14 @@ class RetrievalModel(tfrs.models.Model):
     def _query(
         self,
         pooled: tf.Tensor,
+        echoes: tf.Tensor,
         newest: tf.Tensor,
         newest_times: tf.Tensor,
         context: Mapping[str, tf.Tensor],
         seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Pooled history, newest product [N, dim]; its time int64 [N]; context [N] → [N, dim] of norm 1."""
+        """Pooled history [N, dim], its means of item vectors [N, heads, dim], newest product [N, dim] and its time
+        int64 [N], context [N] → [N, dim] of norm 1."""
         gap_seed, hidden_seed = split_seed(seed, 2)
         parts = [pooled, newest * self.config.dim**0.5]
         if self.has_timestamps:
@@ -144,9 +157,10 @@ class RetrievalModel(tfrs.models.Model):
             tf.gather(self.context_embeddings[name], context[f"context_{name}"]) for name in self.context_features
         ]
         hidden = self.query_hidden(self.query_norm(tf.concat(parts, axis=-1)))
-        query = self.query_output(dropout(hidden, self.config.dropout, hidden_seed))
-        # The residual starts the query near the products of the history, whose vectors the item tower shares.
-        return tf.math.l2_normalize(query + self.item_projection(newest), axis=-1, epsilon=1e-12)
+        hidden = dropout(hidden, self.config.dropout, hidden_seed)
+        echo = tf.einsum("nh,nhd->nd", self.echo_weights(hidden), echoes)
+        query = self.query_output(hidden) + echo + self.item_projection(newest)
+        return tf.math.l2_normalize(query, axis=-1, epsilon=1e-12)
 
     def _embedding(self, name: str, size: int) -> tf.Variable:
         initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
@@ -159,6 +173,7 @@ class RetrievalModel(tfrs.models.Model):
         self.pooling.build(None)
         self.query_norm.build((None, parts * dim))
         self.query_hidden.build((None, parts * dim))
+        self.echo_weights.build((None, 4 * dim))
         self.query_output.build((None, 4 * dim))
         self.item_projection.build((None, dim))
 
