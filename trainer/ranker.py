@@ -90,8 +90,8 @@ class Ranker(tf_keras.Model):
 
     def score_catalogue(self, state: RankerState, table: tf.Tensor) -> tf.Tensor:
         """Scores of the whole catalogue: state of B shoppers, [V, dim] from `item_table()` → [B, V]."""
-        scores = tf.matmul(state.vector, table, transpose_b=True)[:, tf.newaxis]
-        return add_repeat_gain(scores, state.history_rows, state.repeat_weights[:, tf.newaxis])[:, 0]
+        scores = tf.matmul(state.vector, table, transpose_b=True)
+        return add_repeat_gain(scores, state.history_rows, state.repeat_weights[:, tf.newaxis])
 
     def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Mean next-item softmax loss (nats) over the slots that have a target.
@@ -108,9 +108,9 @@ class Ranker(tf_keras.Model):
             table = self.products.table(training, item_seed)
             states = self.states(tf.gather(table, rows), inputs, seed)
             # Without the reserved rows, whose repeat weights are zero.
-            logits = tf.matmul(states, table[FIRST:], transpose_b=True)
+            logits = tf.matmul(tf.reshape(states, [-1, self.config.dim]), table[FIRST:], transpose_b=True)
             logits = add_repeat_gain(logits, tf.maximum(rows - FIRST, 0), self.repeat_weights(states, rows >= FIRST))
-            return softmax_loss(logits, targets - FIRST)
+            return softmax_loss(logits, tf.reshape(targets, [-1]) - FIRST)
         negatives = inputs["negative_rows"]
         items, target_items, negative_items = self.products.gather([rows, targets, negatives], training, item_seed)
         states = self.states(items, inputs, seed)

@@ -68,11 +68,8 @@ def shared_repeat_gain(history_rows: tf.Tensor, weights: tf.Tensor, candidates: 
 
 
 def add_repeat_gain(scores: tf.Tensor, history_rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Scores of the whole catalogue with the gains added: [B, T, V], int32 [B, L], [B, T, L] → [B, T, V]."""
-    slots = weights.shape[1]
-    flat = tf.reshape(scores, [-1, scores.shape[2]])
-    columns = tf.repeat(history_rows, slots, axis=0)
-    lines = tf.broadcast_to(tf.range(tf.shape(flat)[0])[:, tf.newaxis], tf.shape(columns))
+    """Scores of the whole catalogue with the gains added: [B · T, V], int32 [B, L], [B, T, L] → [B · T, V]."""
+    columns = tf.repeat(history_rows, weights.shape[1], axis=0)
+    lines = tf.broadcast_to(tf.range(tf.shape(scores)[0])[:, tf.newaxis], tf.shape(columns))
     places = tf.stack([tf.reshape(lines, [-1]), tf.reshape(columns, [-1])], axis=1)
-    gained = tf.tensor_scatter_nd_add(flat, places, tf.reshape(weights, [-1]))
-    return tf.reshape(gained, tf.shape(scores))
+    return tf.tensor_scatter_nd_add(scores, places, tf.reshape(weights, [-1]))

@@ -14,6 +14,20 @@ def test_full_softmax_by_hand() -> None:
     assert float(softmax_loss(logits, tf.constant([1, -2]))) == pytest.approx(-np.log(3 / 4), abs=1e-6)
 
 
+def test_full_softmax_and_its_gradient_equal_tensorflows_own() -> None:
+    rng = np.random.default_rng(3)
+    logits = tf.constant(5 * rng.normal(size=(7, 11)), tf.float32)
+    targets = tf.constant([0, 10, -1, 3, 3, -2, 5])
+    counted = targets >= 0
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        ours = 2 * softmax_loss(logits, targets)
+        own = tf.nn.sparse_softmax_cross_entropy_with_logits(targets[counted], logits[counted])
+        theirs = 2 * tf.reduce_mean(own)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(ours, logits), tape.gradient(theirs, logits), atol=1e-6)
+
+
 def test_sampled_softmax_by_hand() -> None:
     # Positive logit ln 2. Negatives: logit ln 6 expected three times → 6/3 = 2; the target itself is not counted;
     # logit ln 4 expected half a time → 4/0.5 = 8. Loss = −ln(2 / (2 + 2 + 8)) = ln 6.

@@ -22,8 +22,8 @@ def test_gain_of_shared_candidates_by_hand() -> None:
 
 
 def test_gain_in_the_whole_catalogue_by_hand() -> None:
-    gained = add_repeat_gain(tf.ones([1, 2, 8]), HISTORY, WEIGHTS)
-    np.testing.assert_array_equal(gained, [[[1, 1, 1, 1, 1, 2, 3, 1], [1, 1, 1, 1, 1, 41, 21, 1]]])
+    gained = add_repeat_gain(tf.ones([2, 8]), HISTORY, WEIGHTS)
+    np.testing.assert_array_equal(gained, [[1, 1, 1, 1, 1, 2, 3, 1], [1, 1, 1, 1, 1, 41, 21, 1]])
 
 
 def make_layer() -> tuple[RepeatWeights, np.ndarray]:
