@@ -19,7 +19,8 @@ def interactions(events: Iterable[Event], gap_seconds: int) -> Iterator[Event]:
     for event in sorted(events, key=lambda event: (event["timestamp"], event["position_in_file"])):
         number = EVENT_TYPES[event["type"]]
         if previous is not None:
-            if event["session"] != previous["shop_session"] or event["timestamp"] - previous["last"] > gap_seconds:
+            same = event["session"] is not None and event["session"] == previous["shop_session"]
+            if not same and (event["session"] or event["timestamp"] - previous["last"] > gap_seconds):
                 session += 1
             elif event["item_id"] == previous["item_id"]:
                 previous["type"] = max(previous["type"], number)
@@ -75,6 +76,6 @@ def plain_transform(events: Path, output: Path, history_types: frozenset[str], g
             | beam.Map(lambda event: (event["user_id"], event))
             | beam.GroupByKey()
             | beam.MapTuple(lambda user, group: (user, list(interactions(group, gap_minutes * 60))))
-            | beam.MapTuple(_example, rows=beam.pvalue.AsSingleton(rows))
+            | beam.Map(lambda group, rows: _example(*group, rows), rows=beam.pvalue.AsSingleton(rows))
             | beam.io.WriteToTFRecord(str(output / "plain"), file_name_suffix=".tfrecord")
         )
