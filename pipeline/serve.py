@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.runner import StepError
-from serving.model_config import model_configs_for, read_model_server_config
+from serving.model_config import check_model_dir, model_configs_for, read_model_server_config
 from serving.server import ModelServer
 
 _LOAD_SECONDS = 600.0
@@ -18,6 +18,9 @@ def serve(run: Path | None, config_file: Path | None, host: str, port: int) -> N
     """
     if run is not None and config_file is None:
         models = model_configs_for(run / "export")
+        # Here the newest version is the one to serve; a models.config may name others.
+        for model in models.model_config_list.config:
+            check_model_dir(Path(model.base_path))
     elif config_file is not None and run is None:
         models = read_model_server_config(config_file)
     else:

@@ -96,6 +96,13 @@ def test_serving_a_run_without_models_says_so(tmp_path: Path, capsys: pytest.Cap
     assert str(tmp_path / "export") in error
 
 
+def test_serving_a_version_without_a_model_names_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = tmp_path / "export" / "recommender" / "3"
+    version.mkdir(parents=True)
+    error = failed(capsys, "serve", str(tmp_path), "--port", "0")
+    assert f"{version}: Could not find SavedModel .pb" in error
+
+
 def test_serving_needs_one_source_of_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes either RUN or --model-config-file" in failed(capsys, "serve", "--port", "0")
 
