@@ -1,8 +1,7 @@
 """Measures both stages, alone and together, beside the baselines on the held-out future; writes metrics.json."""
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import sparse
 
-from trainer.baselines import choose_co_occurrence, choose_recent_popularity
+from trainer.baseline_selection import POPULARITY, Baselines, fit_baselines
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.metrics import LIST_LENGTH, content_vectors
@@ -28,10 +27,6 @@ from trainer.ranker import load_ranker
 from trainer.retrieval import load_retrieval
 from trainer.scorers import Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
 
-_LOG = logging.getLogger(__name__)
-POPULARITY, CO_OCCURRENCE = "recent_popularity", "co_occurrence"
-# Validation shoppers that choose the baselines' settings.
-_CHOOSING_SHOPPERS = 1_000
 _EXAMPLES = 5
 # Interactions that make a shopper an example worth showing.
 _EXAMPLE_HISTORY = 3
@@ -39,14 +34,6 @@ _EXAMPLE_HISTORY = 3
 
 class EvaluationError(ValueError):
     """Data on which nothing can be measured."""
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """What is beaten or not, by name, and what validation chose for it."""
-
-    scorers: dict[str, Scorer]
-    settings: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +115,7 @@ def measure(
         EvaluationError: no shopper can be asked anything.
     """
     asked, validations = _rules(shop)
-    fitted = fit_baselines(shop, validations)
+    fitted = fit_baselines(shop.sequences, shop.catalogue, shop.split, shop.config, validations)
     block, candidates = block_size(shop.catalogue.size), shop.config.candidates
     own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
     systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
@@ -157,23 +144,6 @@ def measure(
             (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block)
             metrics["protocols"]["rolling_next"] = shop.report(ranked, fitted[0])
     return metrics, _examples(headline, shop)
-
-
-def fit_baselines(shop: Shop, rules: Sequence[Queries]) -> list[Baselines]:
-    """Baselines for each rule for seen products, chosen by the validation queries under that rule."""
-    validations = [_drawn(shop, queries) for queries in rules]
-    popular = choose_recent_popularity(shop.sequences, shop.catalogue, shop.split, shop.config, validations)
-    together = choose_co_occurrence(shop.sequences, shop.catalogue, popular[0][0], validations)
-    fitted = []
-    for validation, popularity, co_occurrence in zip(validations, popular, together, strict=True):
-        settings = {
-            POPULARITY: {**popularity[0].settings(), "validation_ndcg@10": popularity[1]},
-            CO_OCCURRENCE: {**co_occurrence[0].settings(), "validation_ndcg@10": co_occurrence[1]},
-        }
-        for name, chosen in settings.items():
-            _LOG.info("evaluate: exclude_seen=%s, %s: %s", validation.exclude_seen, name, chosen)
-        fitted.append(Baselines({POPULARITY: popularity[0], CO_OCCURRENCE: co_occurrence[0]}, settings))
-    return fitted
 
 
 def _rules(shop: Shop) -> tuple[list[Queries], list[Queries]]:
@@ -206,13 +176,6 @@ def _both_rules(shop: Shop, span: Span) -> list[Queries]:
     either = build_queries(shop.sequences, shop.catalogue, shop.split, span, config, 1)
     unseen = either.excluding_seen()
     return [unseen, either] if shop.config.exclude_seen else [either, unseen]
-
-
-def _drawn(shop: Shop, queries: Queries) -> Queries:
-    """The shoppers that choose the baselines' settings."""
-    asked = queries.take(np.flatnonzero(queries.truth.lengths > 0))
-    drawn = sample_users(shop.sequences, asked.users, _CHOOSING_SHOPPERS, shop.config.seed)
-    return asked.take(np.flatnonzero(np.isin(asked.users, drawn)))
 
 
 def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
