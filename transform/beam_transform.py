@@ -27,12 +27,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json
+from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json, write_table
 from transform.catalogue import ITEMS_PER_SHARD, Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.config import BeamConfig, TransformConfig
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import SPANS, Rules
+from transform.positions import merge_positions, position_statistics, surface_vocabulary
 from transform.reading import (
     REPORTS,
     EventRows,
@@ -49,7 +50,15 @@ from transform.reading import (
 )
 from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
 from transform.split import MINUTE, find_cuts, shown
-from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, SEARCH, table_files
+from transform.tables import (
+    EVENT_TYPES,
+    FIRST,
+    IMPRESSION,
+    POSITION_COUNTS_FILE,
+    SEARCH,
+    SURFACES_FILE,
+    table_files,
+)
 from transform.vocabularies import content_features, merge_counts, price_moments, vocabulary
 
 logger = logging.getLogger(__name__)
@@ -116,8 +125,10 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
     catalogue, repeated = _catalogue(items, places, config)
     contexts = merge_counts([read_tables(_per_bucket(places, config, "contexts"))])
     schema = _content(catalogue, contexts, rules, places, config)
-    _write(catalogue, schema, counts, rules, places, config)
-    _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, repeated)
+    positions = merge_positions(_per_bucket(places, config, "positions"), catalogue)
+    surfaces = _write_positions(positions, places)
+    _write(catalogue, schema, surfaces, counts, rules, places, config)
+    _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, positions, repeated)
     shutil.rmtree(places.spill)
 
 
@@ -447,9 +458,18 @@ def _with_vocabulary(name: str, kind: "Feature.Kind", length: int, words: list[s
 # --- 4. write
 
 
+def _write_positions(positions: pa.Table, places: _Places) -> tuple[str, ...]:
+    """Counts by position and the vocabulary of surfaces, both written; returns the vocabulary."""
+    write_table(FileSystems.join(places.output, POSITION_COUNTS_FILE), positions)
+    surfaces = surface_vocabulary(positions)
+    write_vocabulary(Path(places.output) / VOCABULARY_FOLDER / SURFACES_FILE, surfaces)
+    return tuple(surfaces)
+
+
 def _write(
     catalogue: Catalogue,
     schema: FeatureSchema,
+    surfaces: tuple[str, ...],
     counts: dict[str, int],
     rules: Rules,
     places: _Places,
@@ -465,6 +485,7 @@ def _write(
         output=places.output,
         buckets=config.buckets,
         has_timestamps=rules.has_timestamps,
+        surfaces=surfaces,
         sample_shares=tuple(min(1.0, config.sample_events / size) for size in sizes),
     )
     write_items = WriteItems(places.catalogue, places.output, shards, schema, config)
@@ -502,6 +523,7 @@ def _write_statistics(
     catalogue: Catalogue,
     schema: FeatureSchema,
     contexts: pa.Table,
+    positions: pa.Table,
     repeated_items: int,
 ) -> None:
     """Exact counts of what was read, dropped and written."""
@@ -532,6 +554,7 @@ def _write_statistics(
         "items_only_in_events": int((~catalogue.listed).sum()),
         "id_embedding_rows": schema.id_embedding_size,
         "context_counts": {name: _context_counts(contexts, name) for name in _CONTEXTS},
+        "positions": position_statistics(positions),
     }
     write_json(FileSystems.join(places.output, STATISTICS_FILE), statistics, indent=2)
 

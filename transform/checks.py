@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform.tables import EVENT_TYPES, REQUIRED_COLUMNS, SCHEMAS
+from transform.tables import EVENT_TYPES, PROPENSITY_ATTRIBUTE, REQUIRED_COLUMNS, SCHEMAS
 
 MAX_ID_BYTES = 512
 # A second-based time beyond this is in the year 5138: it is another unit.
@@ -18,6 +18,8 @@ _UNITS = ((10**17, "ns", "nanoseconds"), (10**14, "us", "microseconds"), (_LARGE
 # Ids and values become lines of vocabulary files: nothing that some reader takes for the end of a line.
 _CONTROL = r"[\p{Cc}\x{2028}\x{2029}]"
 _RECEIVED = ", received "
+_PROPENSITY = f"{PROPENSITY_ATTRIBUTE}="
+_DECIMAL = r"^(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _LONGEST_SHOWN = 120
 
 
@@ -205,6 +207,26 @@ def _attribute_violations(table: pa.Table) -> Iterator[_Violation]:
         yield _Violation("attributes", rule, broken)
 
 
+def logged_propensities(attributes: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that carry the attribute `propensity`, int64 [K], and its values, float32 [K], NaN where it is no number."""
+    entries = pc.list_flatten(attributes)
+    logged = pc.fill_null(pc.starts_with(entries, pattern=_PROPENSITY), False)
+    rows = pc.list_parent_indices(attributes).filter(logged).to_numpy().astype(np.int64)
+    texts = pc.replace_substring(entries.filter(logged), pattern=_PROPENSITY, replacement="", max_replacements=1)
+    decimal = pc.match_substring_regex(texts, _DECIMAL)
+    values = pc.if_else(decimal, texts, pa.scalar(None, pa.string())).cast(pa.float64())
+    return rows, pc.fill_null(values, np.nan).to_numpy().astype(np.float32)
+
+
+def _propensity_violations(table: pa.Table) -> Iterator[_Violation]:
+    if "attributes" not in table.column_names:
+        return
+    rows, values = logged_propensities(table.column("attributes").combine_chunks())
+    broken = np.zeros(table.num_rows, dtype=bool)
+    broken[rows[~((values > 0) & (values <= 1))]] = True
+    yield _Violation("attributes", f"{PROPENSITY_ATTRIBUTE} must be a number above 0 and at most 1", broken)
+
+
 def _repeat_violations(table: pa.Table, column: str) -> Iterator[_Violation]:
     repeated = table.column(column).to_pandas().duplicated(keep="first").to_numpy()
     yield _Violation(column, "must occur once in the table", repeated)
@@ -223,6 +245,7 @@ def _event_violations(table: pa.Table, now: int, max_future_seconds: int) -> Ite
     yield from _number_violations(table, ("quantity", "price", "position"))
     yield from _control_violations(table, ("session", "order", "device", "region", "surface", "attribution_token"))
     yield from _attribute_violations(table)
+    yield from _propensity_violations(table)
 
 
 def _timestamp_violations(table: pa.Table, now: int, max_future_seconds: int) -> Iterator[_Violation]:

@@ -15,9 +15,15 @@ The rules:
   a purchase at 12:04 are a purchase at 12:04, in the basket of 12:04. Quantities of the strongest events add up. Two
   order ids are never one interaction, and nothing is merged across a cut of the time split, which would tell the
   training span what happened after it.
+* Way in: the surface, the position and the logged propensity of an interaction are those of the first of its events
+  that tells a position or a propensity. That is where the shopper met the product; the cart or the order that made
+  the interaction stronger was not chosen from a list.
 * Split by time: an interaction belongs to the span of its time. Leave-one-out: a shopper's last interaction is the
   test, the one before validation; shoppers with fewer than three are all training. It takes single interactions, as
   papers do, even out of a basket.
+* Positions: impressions, and interactions by their way in (clicks), are counted by product, surface and position in
+  the training span. Without a cut in time an impression belongs to it if it is not later than the last training
+  interaction of a shopper of whom something is held out: what was shown before a held-out choice tells of it.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -61,11 +67,15 @@ class Events:
     region: np.ndarray
     quantity: np.ndarray  # float32, NaN = absent
     price: np.ndarray  # float32, NaN = absent
+    surface: np.ndarray
+    position: np.ndarray  # int32, 1 = first in its list, 0 = not from a list
+    propensity: np.ndarray  # float32, as the shop logged it, NaN = absent
     rest: np.ndarray  # uint64 fingerprint of all other columns
     user_values: pa.Array
     item_values: pa.Array
     device_values: pa.Array
     region_values: pa.Array
+    surface_values: pa.Array
 
     def take(self, chosen: np.ndarray) -> "Events":
         """The events at the positions (or under the mask) `chosen`, in that order."""
@@ -92,6 +102,9 @@ class Interactions:
     region: np.ndarray
     quantity: np.ndarray
     price: np.ndarray
+    surface: np.ndarray
+    position: np.ndarray
+    propensity: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user)
@@ -124,16 +137,20 @@ def order_events(table: pa.Table, has_timestamps: bool) -> Events:
         type=_numbers(table, "type", np.int8),
         quantity=_numbers(table, "quantity", np.float32),
         price=_numbers(table, "price", np.float32),
+        position=_positions(table),
+        propensity=_numbers(table, "propensity", np.float32),
         rest=_numbers(table, "rest", np.uint64) if "rest" in table.column_names else np.zeros(count, np.uint64),
         **{name: codes for name, (codes, _) in coded.items()},
         user_values=user_values.take(pa.array(by_bytes)),
         item_values=coded["item"][1],
         device_values=coded["device"][1],
         region_values=coded["region"][1],
+        surface_values=coded["surface"][1],
     ).take(place)
 
 
-_CODED = ("item", "session", "order", "device", "region")
+_CODED = ("item", "session", "order", "device", "region", "surface")
+_FLOATS = ("quantity", "price", "propensity")
 
 
 def _codes(table: pa.Table, column: str) -> tuple[np.ndarray, pa.Array]:
@@ -149,6 +166,13 @@ def _numbers(table: pa.Table, column: str, dtype: type[np.generic]) -> np.ndarra
     if column not in table.column_names:
         return np.full(table.num_rows, np.nan, dtype)
     return table.column(column).to_numpy().astype(dtype)
+
+
+def _positions(table: pa.Table) -> np.ndarray:
+    """Positions in lists, int32 [rows]; 0 where null or where there is no such column."""
+    if "position" not in table.column_names:
+        return np.zeros(table.num_rows, np.int32)
+    return pc.fill_null(table.column("position"), 0).to_numpy().astype(np.int32)
 
 
 def _places(groups: np.ndarray) -> np.ndarray:
@@ -183,7 +207,7 @@ def repeated_events(events: Events) -> np.ndarray:
     tied = events.take(shared)
     columns = [
         getattr(tied, field.name).astype(np.float64).view(np.int64)
-        if field.name in ("quantity", "price")
+        if field.name in _FLOATS
         else getattr(tied, field.name)
         for field in fields(tied)
         if not field.name.endswith("_values") and field.name != "row"
@@ -248,16 +272,29 @@ def collapse(events: Events, session: np.ndarray, basket: np.ndarray, span: np.n
     first = np.flatnonzero(starts)
     group = np.cumsum(starts) - 1
     if not len(first):
-        first = np.empty(0, np.int64)
-        return _interactions(arranged, first, first, first, session, basket, span, sorting)
+        none = np.empty(0, np.int64)
+        return _interactions(arranged, _Merged(none, none, none, none), session, basket, span, sorting)
     strongest = np.maximum.reduceat(arranged.type, first)
     is_strongest = arranged.type == strongest[group]
     count = len(arranged)
     chosen = np.minimum.reduceat(np.where(is_strongest, np.arange(count), count), first)
+    tells = (arranged.position > 0) | ~np.isnan(arranged.propensity)
+    way_in = np.minimum.reduceat(np.where(tells, np.arange(count), count), first)
     labels = np.bitwise_or.reduceat(1 << arranged.type.astype(np.int64), first)
     pieces = np.where(np.isnan(arranged.quantity), np.float32(1), arranged.quantity)
     quantities = np.add.reduceat(np.where(is_strongest, pieces, np.float32(0)), first)
-    return _interactions(arranged, chosen, labels, quantities, session, basket, span, sorting)
+    merged = _Merged(chosen, np.where(way_in < count, way_in, chosen), labels, quantities)
+    return _interactions(arranged, merged, session, basket, span, sorting)
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Groups of events that are one interaction each, as arrays [interactions]."""
+
+    chosen: np.ndarray  # place of the event that gives type, time, price and circumstances
+    way_in: np.ndarray  # place of the event that gives surface, position and propensity
+    labels: np.ndarray
+    quantities: np.ndarray
 
 
 def _other_order(order: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -272,32 +309,33 @@ def _other_order(order: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _interactions(
     arranged: Events,
-    chosen: np.ndarray,
-    labels: np.ndarray,
-    quantities: np.ndarray,
+    merged: _Merged,
     session: np.ndarray,
     basket: np.ndarray,
     span: np.ndarray,
     sorting: np.ndarray,
 ) -> Interactions:
-    """Interactions in time order; `chosen` are positions in `arranged`, which is the events sorted by `sorting`."""
-    original = sorting[chosen]
+    """Interactions in time order; `merged` names places in `arranged`, which is the events sorted by `sorting`."""
+    original = sorting[merged.chosen]
     in_time = np.lexsort((original, basket[original]))
-    chosen, original = chosen[in_time], original[in_time]
-    named = arranged.take(chosen)
+    original, way_in = original[in_time], merged.way_in[in_time]
+    named = arranged.take(merged.chosen[in_time])
     return Interactions(
         user=named.user,
         item=named.item,
         type=named.type,
-        label=labels[in_time].astype(np.int64),
+        label=merged.labels[in_time].astype(np.int64),
         timestamp=named.timestamp,
         session=_dense(named.user, session[original]),
         basket=_dense(named.user, basket[original]),
         span=span[original],
         device=named.device,
         region=named.region,
-        quantity=quantities[in_time].astype(np.float32),
+        quantity=merged.quantities[in_time].astype(np.float32),
         price=named.price,
+        surface=arranged.surface[way_in],
+        position=arranged.position[way_in],
+        propensity=arranged.propensity[way_in],
     )
 
 
@@ -331,6 +369,7 @@ class Bucket:
     interactions: pa.Table  # INTERACTION_COLUMNS, by shopper and time
     products: pa.Table  # item_id, first_seen (seconds or null), train_count
     contexts: pa.Table  # feature, value, count, of the training span
+    positions: pa.Table  # item_id, surface (or null), position, impressions, clicks, of the training span
     counts: dict[str, int]
 
 
@@ -346,6 +385,7 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
     found = collapse(history, session, basket_firsts(history, rules.has_timestamps), by_time)
     if rules.cuts is None:
         found = replace(found, span=leave_one_out(found.user))
+    positions = _position_table(events, found, rules)
     if not rules.has_timestamps:
         found = replace(found, timestamp=_places(found.user))
     counts = _event_counts(events, kept) | _span_counts(found)
@@ -354,6 +394,7 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
         _interaction_table(events, found, table.column_names),
         _product_table(events, found, rules.has_timestamps),
         _context_table(events, found),
+        positions,
         counts,
     )
 
@@ -388,7 +429,9 @@ def _interaction_table(events: Events, found: Interactions, columns: list[str]) 
         arrays["device"] = _decoded(found.device, events.device_values)
     if "region" in columns:
         arrays["region"] = _decoded(found.region, events.region_values)
-    for name in ("quantity", "price"):
+    if "surface" in columns:
+        arrays["surface"] = _decoded(found.surface, events.surface_values)
+    for name in ("quantity", "price", "position", "propensity"):
         if name in columns:
             arrays[name] = pa.array(getattr(found, name))
     return pa.table(arrays)
@@ -422,3 +465,38 @@ def _context_table(events: Events, found: Interactions) -> pa.Table:
             pa.table({"feature": pa.array([name] * len(values), pa.string()), "value": values, "count": counts})
         )
     return pa.concat_tables(parts)
+
+
+def _position_table(events: Events, found: Interactions, rules: Rules) -> pa.Table:
+    """Impressions and clicks of the training span by product, surface and position, where a position is known.
+
+    `found` still has the clock of `events`.
+    """
+    shown = (events.type == IMPRESSION) & (events.position > 0) & _in_training(events, found, rules)
+    clicked = (found.span == TRAIN) & (found.position > 0)
+    is_click = np.repeat([0, 1], [shown.sum(), clicked.sum()])
+    keys = ("item", "surface", "position")
+    columns = {name: np.concatenate([getattr(events, name)[shown], getattr(found, name)[clicked]]) for name in keys}
+    rows = pa.table({**columns, "impressions": 1 - is_click, "clicks": is_click})
+    counts = rows.group_by(list(keys)).aggregate([("impressions", "sum"), ("clicks", "sum")])
+    return pa.table(
+        {
+            "item_id": _decoded(counts["item"].to_numpy(), events.item_values),
+            "surface": _decoded(counts["surface"].to_numpy(), events.surface_values),
+            "position": counts["position"],
+            "impressions": counts["impressions_sum"],
+            "clicks": counts["clicks_sum"],
+        }
+    )
+
+
+def _in_training(events: Events, found: Interactions, rules: Rules) -> np.ndarray:
+    """Bool [events]: what happened before the cut or, without one, before the first interaction held out."""
+    if rules.cuts is not None:
+        return events.timestamp < rules.cuts[0]
+    last = np.full(len(events.user_values), np.iinfo(np.int64).min)
+    in_span = found.span == TRAIN
+    np.maximum.at(last, found.user[in_span], found.timestamp[in_span])
+    held_out = np.zeros(len(last), bool)
+    held_out[found.user[~in_span]] = True
+    return ~held_out[events.user] | (events.timestamp <= last[events.user])

@@ -17,14 +17,25 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transform.arrow_files import Spill, replaced_when_whole
-from transform.checks import DataError, check_events, check_items, conform, count_reasons
+from transform.checks import DataError, check_events, check_items, conform, count_reasons, logged_propensities
 from transform.fingerprints import combine, fingerprint
 from transform.split import MINUTE
 from transform.tables import EVENT_TYPES, EVENTS, table_files
 
 REPORTS = "reports"
 # Columns of the events that the next step reads; all others are kept as one fingerprint, to tell copies apart.
-_HISTORY_COLUMNS = ("user_id", "item_id", "session", "order", "device", "region", "quantity", "price")
+_HISTORY_COLUMNS = (
+    "user_id",
+    "item_id",
+    "session",
+    "order",
+    "device",
+    "region",
+    "quantity",
+    "price",
+    "surface",
+    "position",
+)
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,8 @@ class EventRows:
         rest = [name for name in good.column_names if name in EVENTS.names and name not in columns]
         if rest:
             columns["rest"] = pa.array(_rest_fingerprint(good, rest))
+        if "attributes" in good.column_names:
+            columns["propensity"] = pa.array(_propensities(good.column("attributes").chunk(0)))
         table = pa.table(columns)
         bucket = fingerprint(good.column("user_id").chunk(0)) % np.uint64(self.buckets)
         order = np.argsort(bucket, kind="stable")
@@ -213,6 +226,14 @@ class EventRows:
         report.minutes = dict(zip(map(str, minutes.tolist()), counts.tolist(), strict=True))
         report.first_timestamp, report.last_timestamp = int(timestamps.min()), int(timestamps.max())
         return report
+
+
+def _propensities(attributes: pa.ListArray) -> np.ndarray:
+    """The attribute `propensity` of each event, float32 [rows], NaN where it has none."""
+    found = np.full(len(attributes), np.nan, np.float32)
+    rows, values = logged_propensities(attributes)
+    found[rows] = values
+    return found
 
 
 def _rest_fingerprint(table: pa.Table, columns: list[str]) -> np.ndarray:

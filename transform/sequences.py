@@ -26,21 +26,22 @@ _EPOCH_WEEKDAY = 3
 
 @dataclass(frozen=True)
 class BucketFiles:
-    """Where one bucket's interactions, products and contexts stand between the steps."""
+    """Where one bucket's interactions, products, contexts and positions stand between the steps."""
 
     interactions: str
     products: str
     contexts: str
+    positions: str
 
 
 def bucket_files(folder: str, bucket: int) -> BucketFiles:
     """Names are the same at each attempt, so that a repeated one replaces the first."""
-    names = ("interactions", "products", "contexts")
+    names = ("interactions", "products", "contexts", "positions")
     return BucketFiles(*(FileSystems.join(folder, f"{name}-{bucket:05d}.arrow") for name in names))
 
 
 class BuildBuckets(beam.DoFn):
-    """(bucket, spilled files) → counts; writes the bucket's interactions, products and contexts."""
+    """(bucket, spilled files) → counts; writes the bucket's interactions, products, contexts and positions."""
 
     def __init__(self, rules: Rules, folder: str) -> None:
         self._rules = rules
@@ -55,6 +56,7 @@ class BuildBuckets(beam.DoFn):
         write_table(places.interactions, bucket.interactions)
         write_table(places.products, bucket.products)
         write_table(places.contexts, bucket.contexts)
+        write_table(places.positions, bucket.positions)
         yield bucket.counts | {"events": events.num_rows}
 
 
@@ -67,6 +69,8 @@ class SequenceTask:
     output: str
     buckets: int
     has_timestamps: bool
+    # Vocabulary of the surfaces, without the reserved lines.
+    surfaces: tuple[str, ...]
     # Share of shoppers in the sample of each span.
     sample_shares: tuple[float, ...]
 
@@ -86,6 +90,7 @@ class WriteSequences(beam.DoFn):
             feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
             for feature in FeatureSchema.FromString(self._schema_bytes).context
         }
+        self._surfaces = pa.array(self._task.surfaces, pa.string())
 
     def process(self, bucket: int) -> Iterator[str]:
         """Writes one bucket; a bucket without shoppers is a file without records."""
@@ -97,7 +102,8 @@ class WriteSequences(beam.DoFn):
         else:
             table = read_table(place).combine_chunks()
             rows = rows_of(table, self._catalogue)
-            write_tfrecords(path, encode_examples(sequence_columns(table, rows, self._contexts)))
+            columns = sequence_columns(table, rows, self._contexts, self._surfaces)
+            write_tfrecords(path, encode_examples(columns))
             self._write_samples(bucket, table, rows)
         yield path
 
@@ -124,13 +130,16 @@ def rows_of(table: pa.Table, catalogue: Catalogue) -> np.ndarray:
     return catalogue.rows(items.dictionary)[items.indices.to_numpy()]
 
 
-def sequence_columns(table: pa.Table, rows: np.ndarray, contexts: dict[str, pa.Array]) -> dict[str, Column]:
+def sequence_columns(
+    table: pa.Table, rows: np.ndarray, contexts: dict[str, pa.Array], surfaces: pa.Array
+) -> dict[str, Column]:
     """The features of the sequences TFRecords, one Example for each shopper in `table`.
 
     Args:
         table: interactions as transform/interactions.py makes them, a shopper's together and in time order.
         rows: catalogue row of each interaction.
         contexts: vocabulary (without the reserved lines) of each context feature that the models use.
+        surfaces: vocabulary (without the reserved lines) of the surfaces.
     """
     user = table["user_id"].combine_chunks()
     codes = user.indices.to_numpy()
@@ -155,6 +164,24 @@ def sequence_columns(table: pa.Table, rows: np.ndarray, contexts: dict[str, pa.A
     before = np.concatenate([[0], np.cumsum(span == TRAIN)]), np.concatenate([[0], np.cumsum(span < TEST)])
     for feature, running in zip(("train_end", "validation_end"), before, strict=True):
         columns[feature] = single(running[offsets[1:]] - running[offsets[:-1]])
+    return columns | _way_in_columns(table, offsets, surfaces)
+
+
+def _way_in_columns(table: pa.Table, offsets: np.ndarray, surfaces: pa.Array) -> dict[str, Column]:
+    """Where the shopper met each product: features that a shop without such columns does not get at all.
+
+    positions (1 = first, 0 = not from a list), surfaces (ids, 0 = absent) and propensities (NaN = absent; left out
+    where none of the shoppers in `table` has one).
+    """
+    columns: dict[str, Column] = {}
+    if "position" in table.column_names:
+        columns["positions"] = Column(table["position"].to_numpy().astype(np.int64), offsets)
+        if "surface" in table.column_names:
+            columns["surfaces"] = Column(_coded_ids(table["surface"].combine_chunks(), surfaces), offsets)
+    if "propensity" in table.column_names:
+        propensities = table["propensity"].to_numpy().astype(np.float32)
+        if not np.isnan(propensities).all():
+            columns["propensities"] = Column(propensities, offsets)
     return columns
 
 
@@ -194,6 +221,9 @@ def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_
             values = table[name].to_numpy().astype(np.float32)
             present = ~np.isnan(values)
             columns[name] = Column(values[present], np.concatenate([[0], np.cumsum(present)]))
+    if "position" in table.column_names:
+        positions = table["position"].to_numpy().astype(np.int64)
+        columns["position"] = Column(positions[positions > 0], np.concatenate([[0], np.cumsum(positions > 0)]))
     if catalogue.category.null_count < len(catalogue):
         paths = catalogue.category.take(places).to_pylist()
         columns["category"] = optional([path and path.split(CATEGORY_SEPARATOR)[-1].encode() for path in paths])

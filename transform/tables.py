@@ -21,6 +21,13 @@ IMPRESSION = EventType.Value("IMPRESSION")
 SEARCH = EventType.Value("SEARCH")
 PURCHASE = EventType.Value("PURCHASE")
 
+# Of the transform's output: counts by product, surface and position of the training span, an Arrow file; and the
+# vocabulary of the surfaces, whose ids stand in the sequences.
+POSITION_COUNTS_FILE = "position_counts.arrow"
+SURFACES_FILE = "surface.txt"
+# Attribute of an event: the probability with which its product was looked at where it stood, as the shop logged it.
+PROPENSITY_ATTRIBUTE = "propensity"
+
 # "view", "add_to_cart" … → the enum's number; the number orders by strength of intent.
 EVENT_TYPES: dict[str, int] = {
     name.lower(): number for name, number in EventType.items() if number != EventType.Value("EVENT_TYPE_UNSPECIFIED")

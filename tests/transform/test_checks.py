@@ -1,9 +1,18 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transform.checks import DataError, check_events, check_items, check_users, conform, count_reasons
+from transform.checks import (
+    DataError,
+    check_events,
+    check_items,
+    check_users,
+    conform,
+    count_reasons,
+    logged_propensities,
+)
 from transform.tables import EVENTS, ITEMS
 
 NOW = 1_600_000_000
@@ -63,6 +72,18 @@ def test_broken_rule_is_named_with_the_value(columns: dict[str, list], sentence:
 
 def test_a_little_ahead_of_the_clock_is_no_future() -> None:
     assert reasons(events(timestamp=[NOW + 3600])) == []
+
+
+@pytest.mark.parametrize("value", ["0", "1.01", "-0.5", "nan", "inf", "much", "1e-60"])
+def test_a_logged_propensity_is_a_number_above_0_and_at_most_1(value: str) -> None:
+    (received,) = reasons(events(attributes=[[], [f"propensity={value}"], None, ["propensity=0.5"]]))
+    assert received.startswith("attributes: propensity must be a number above 0 and at most 1, received [")
+
+
+def test_logged_propensities_are_read_from_the_attributes() -> None:
+    lists = [["colour=red", "propensity=0.25"], None, [], ["propensity=1"], ["propensityish=3"], ["propensity=5e-2"]]
+    rows, values = logged_propensities(pa.array(lists, pa.list_(pa.string())))
+    assert (rows.tolist(), values.tolist()) == ([0, 3, 5], [0.25, 1.0, np.float32(0.05)])
 
 
 def test_search_needs_no_item() -> None:

@@ -222,12 +222,96 @@ def test_a_bucket_of_impressions_alone_has_no_interactions() -> None:
     assert bucket.counts["shoppers"] == 2
 
 
+# --- positions
+
+
+def places(bucket: Bucket) -> list[tuple[Any, ...]]:
+    """item, surface, position, impressions and clicks, sorted."""
+    names = ("item_id", "surface", "position", "impressions", "clicks")
+    rows = [tuple(row[name] for name in names) for row in bucket.positions.to_pylist()]
+    return sorted(rows, key=lambda row: tuple(map(str, row)))
+
+
+def test_the_way_in_is_the_first_event_with_a_position() -> None:
+    bucket = build(
+        [
+            event("a", "x", 0, "view"),
+            event("a", "x", 5, "click", surface="search", position=3),
+            event("a", "x", 9, "click", surface="home", position=1),
+            event("a", "x", 20, "purchase"),
+            event("a", "y", 30, "view", surface="home"),
+        ]
+    )
+    assert column(bucket, "type") == [BUY, VIEW]
+    assert column(bucket, "position") == [3, 0]
+    assert column(bucket, "surface") == ["search", "home"]
+
+
+def test_a_logged_propensity_comes_with_its_position() -> None:
+    events = spilled([event("a", "x", 0), event("a", "x", 5, "click", position=2), event("a", "y", 9, position=1)])
+    logged = events.append_column("propensity", pa.array([np.nan, 0.25, np.nan], pa.float32()))
+    found = build_bucket(logged, LEAVE_ONE_OUT).interactions
+    assert found["propensity"].to_pylist() == [0.25, pytest.approx(np.nan, nan_ok=True)]
+
+
+def test_impressions_and_clicks_are_counted_by_product_surface_and_position() -> None:
+    seen = [("x", 1), ("y", 2), ("z", 3)]
+    bucket = build(
+        [
+            *(event("a", item, 0, "impression", surface="search", position=place) for item, place in seen),
+            event("a", "y", 5, "click", surface="search", position=2),
+            event("a", "y", 9, "purchase"),
+            *(event("b", item, 0, "impression", surface="search", position=place) for item, place in seen),
+            event("b", "x", 0, "impression", surface=None, position=1),
+            event("b", "z", 5, "click", surface="home", position=4),
+            event("b", "x", 0, "impression", surface="search"),
+        ]
+    )
+    assert places(bucket) == [
+        ("x", None, 1, 1, 0),
+        ("x", "search", 1, 2, 0),
+        ("y", "search", 2, 2, 1),
+        ("z", "home", 4, 0, 1),
+        ("z", "search", 3, 2, 0),
+    ]
+
+
+def test_positions_after_the_cut_are_not_counted() -> None:
+    bucket = build(
+        [
+            event("a", "x", 9, "impression", position=1),
+            event("a", "x", 10, "impression", position=1),
+            event("a", "x", 9, "click", position=2),
+            event("a", "x", 11, "click", position=2),
+        ],
+        by_time(10, 20),
+    )
+    assert places(bucket) == [("x", None, 1, 1, 0), ("x", None, 2, 0, 1)]
+
+
+@pytest.mark.parametrize("has_timestamps", [True, False])
+def test_without_a_cut_what_was_shown_before_a_held_out_choice_is_not_counted(has_timestamps: bool) -> None:
+    rows = [event("b", "v", 1, "impression", position=7)]
+    for second, item in ((10, "w"), (20, "x"), (30, "y")):
+        rows += [event("a", item, second - 1, "impression", position=1), event("a", item, second, "click", position=1)]
+    if not has_timestamps:
+        rows = [{name: value for name, value in row.items() if name != "timestamp"} for row in rows]
+    bucket = build(rows, Rules(has_timestamps, 1_800, HISTORY, None))
+    assert places(bucket) == [("v", None, 7, 1, 0), ("w", None, 1, 1, 1)]
+
+
+def test_a_shop_without_positions_has_none_to_count() -> None:
+    bucket = build([event("a", "x", 1, "impression"), event("a", "x", 2)])
+    assert bucket.positions.num_rows == 0
+    assert {"position", "surface", "propensity"}.isdisjoint(bucket.interactions.column_names)
+
+
 # --- against the rules written event by event
 
 EVENTS = st.lists(
     st.builds(
-        lambda user, item, seconds, type, order, session: event(
-            user, item, seconds, type, order=order, session=session
+        lambda user, item, seconds, type, order, session, place: event(
+            user, item, seconds, type, order=order, session=session, surface=place[0], position=place[1]
         ),
         st.sampled_from("ab"),
         st.sampled_from("xyz"),
@@ -235,6 +319,7 @@ EVENTS = st.lists(
         st.sampled_from(["view", "click", "impression", "add_to_cart", "purchase"]),
         st.sampled_from([None, None, None, "o1", "o2"]),
         st.sampled_from([None, None, "s1", "s2"]),
+        st.sampled_from([(None, None), ("home", 1), ("home", 2), ("search", 1)]),
     ),
     min_size=1,
     max_size=25,
@@ -243,7 +328,7 @@ RULES = st.sampled_from([LEAVE_ONE_OUT, by_time(2, 4_000), by_time(1, 2)])
 
 
 def expected(rows: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
-    """user, item, type, label, time and session of every interaction, one event after the other."""
+    """user, item, type, label, time, surface and position of every interaction, one event after the other."""
     found = []
     numbered = [row | {"row": place} for place, row in enumerate(rows)]
     for user in sorted({row["user_id"] for row in rows}):
@@ -300,15 +385,13 @@ def merge(history: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
             groups.append([row])
     chosen = [(max(group, key=lambda row: EVENT_TYPES[row["type"]]), group) for group in groups]
     chosen.sort(key=lambda pair: (first(pair[0], basket), history.index(pair[0])))
-    return [
-        (
-            row["item_id"],
-            EVENT_TYPES[row["type"]],
-            sum({1 << EVENT_TYPES[other["type"]] for other in group}),
-            row["timestamp"],
-        )
-        for row, group in chosen
-    ]
+    found = []
+    for row, group in chosen:
+        labels = sum({1 << EVENT_TYPES[other["type"]] for other in group})
+        way_in = next((other for other in group if other["position"]), row)
+        place = way_in["surface"], way_in["position"] or 0
+        found.append((row["item_id"], EVENT_TYPES[row["type"]], labels, row["timestamp"], *place))
+    return found
 
 
 def span_of(row: dict[str, Any], rules: Rules) -> int:
@@ -317,7 +400,7 @@ def span_of(row: dict[str, Any], rules: Rules) -> int:
 
 @given(EVENTS, RULES)
 def test_whole_columns_give_what_one_event_after_the_other_gives(rows: list[dict[str, Any]], rules: Rules) -> None:
-    names = ("user_id", "item_id", "type", "label", "timestamp")
+    names = ("user_id", "item_id", "type", "label", "timestamp", "surface", "position")
     found = build(rows, rules)
     assert list(zip(*(column(found, name) for name in names), strict=True)) == expected(rows, rules)
 
@@ -329,6 +412,17 @@ def test_no_event_is_lost_or_doubled(rows: list[dict[str, Any]], rules: Rules) -
     assert counts["interactions"] + sum(counts[name] for name in drops) == len(rows)
     spans = ("train", "validation", "test")
     assert sum(counts[f"{span}_interactions"] for span in spans) == counts["interactions"]
+
+
+@given(EVENTS, RULES)
+def test_positions_count_each_training_impression_and_click_once(rows: list[dict[str, Any]], rules: Rules) -> None:
+    bucket = build(rows, rules)
+    clicked = [row for row in bucket.interactions.to_pylist() if row["span"] == 0 and row["position"]]
+    assert sum(row["clicks"] for row in bucket.positions.to_pylist()) == len(clicked)
+    if rules.cuts:
+        before = [row for row in rows if row["type"] == "impression" and row["timestamp"] < rules.cuts[0]]
+        shown = {tuple(row.values()) for row in before if row["position"]}
+        assert sum(row["impressions"] for row in bucket.positions.to_pylist()) == len(shown)
 
 
 @given(EVENTS, RULES)
@@ -357,6 +451,7 @@ def test_the_order_in_which_rows_are_read_does_not_matter(
     once = build_bucket(events, rules)
     assert again.interactions.to_pylist() == once.interactions.to_pylist()
     assert again.counts == once.counts
+    assert places(again) == places(once)
 
 
 @given(EVENTS, st.sampled_from([by_time(2, 4_000), by_time(1, 2)]))
