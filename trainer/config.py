@@ -11,6 +11,7 @@ STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Decay = Literal["constant", "cosine", "linear"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -23,7 +24,14 @@ class TrainingConfig:
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Count = 100
+    # After the warm-up; what falls reaches its final share at the end of the last of `epochs`, be it reached or not.
+    learning_rate_decay: Decay = "constant"
+    final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    # Longest gradient, as the global norm over all weights; a longer one is shortened to it. 0 = no limit.
+    gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    # Validated, kept and exported are exponential moving averages of the weights with this decay; 0 = the weights.
+    ema_decay: Share = 0.0
     # Epochs without a better validation NDCG@10 before training stops.
     patience: Positive = 3
     # Validation shoppers per epoch, drawn by a hash of the shopper; 0 = all.

@@ -1,23 +1,24 @@
 """The training loop that both stages share: deterministic, resumed at epoch boundaries, stopped early on validation."""
 
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from trainer.checkpoints import CheckpointError, Checkpoints, Epoch, best_epoch
 from trainer.config import TrainingConfig
+from trainer.prefetch import prefetched
+from trainer.train_step import TrainStep
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 5.0
-_HISTORY = "history.json"
-_CHECKPOINTS = "checkpoints"
+# Batches that the host makes ready while the device computes.
+_AHEAD = 2
 
 Batch = dict[str, np.ndarray]
 
@@ -35,31 +36,13 @@ class Step:
     user_ids: Callable[[], list[str]]  # whose windows they are
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is known of an epoch when it ends."""
+@dataclass
+class _Curves:
+    """What the steps of one epoch gave."""
 
-    epoch: int  # from 1
-    steps: int  # of all epochs so far
-    loss: float  # nats, mean over the epoch's steps
-    validation_ndcg: float  # NDCG@10
-    learning_rate: float
-    sequences_per_second: float
-    seconds: float  # training and validation
-    step_losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class WarmUp(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate that grows linearly over the first steps, then stays."""
-
-    learning_rate: float
-    warmup_steps: int
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Rate of a step, which counts from 0."""
-        done = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup_steps, 1)
-        return self.learning_rate * tf.minimum(done, 1.0)
+    losses: list[float] = field(default_factory=list)  # nats
+    gradient_norms: list[float] = field(default_factory=list)
+    windows: int = 0
 
 
 def make_deterministic(seed: int) -> None:
@@ -83,46 +66,48 @@ class TrainingLoop:
         self.output = output
         self.log_dir = log_dir
         self.epochs: list[Epoch] = []
-        self.optimizer = _optimizer(model, config)
-        # The record of past epochs travels inside the checkpoint, so that both are of the same moment.
-        self._record = tf.Variable("[]", trainable=False)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, record=self._record)
-        self._manager = tf.train.CheckpointManager(checkpoint, str(output / _CHECKPOINTS), max_to_keep=1)
-        self._train_step = tf.function(self._step, jit_compile=config.jit_compile)
 
     def run(self, steps: Callable[[int], Iterator[Step]], steps_per_epoch: int, validate: Callable[[], float]) -> None:
         """Train until the last epoch or until validation stops improving, and leave the best epoch's weights in place.
 
+        What is validated, kept and left are the averages of the weights where `ema_decay` asks for them.
+
         Args:
-            steps: epoch number from 0 → its steps, the same in every process.
-            steps_per_epoch: for the seconds left.
+            steps: epoch number from 0 → its steps, the same in every process; read in a thread of its own.
+            steps_per_epoch: for the learning rate and the seconds left.
             validate: NDCG@10 of the model as it stands.
 
         Raises:
-            TrainingError: the loss is no longer a number; names epoch, step and shoppers.
+            TrainingError: the loss or its gradient is no longer a number (names epoch, step and shoppers), or the
+                training in `output` is of another model or configuration.
         """
-        self._resume()
+        train_step = TrainStep(self.model, self.config, self.config.epochs * steps_per_epoch)
+        checkpoints = Checkpoints(self.output, self.model, train_step.state)
+        self._resume(checkpoints)
         writer = tf.summary.create_file_writer(str(self.log_dir))
         while not self._finished():
-            epoch = self._train_epoch(steps(len(self.epochs)), steps_per_epoch, validate)
+            start = time.monotonic()
+            curves = self._train_epoch(train_step, steps(len(self.epochs)), steps_per_epoch)
+            epoch = self._validate(train_step, curves, start, validate)
             self.epochs.append(epoch)
-            self._write_summaries(writer, epoch)
-            self._save()
+            _write_summaries(writer, epoch, curves)
+            checkpoints.save(self.epochs, train_step.average.in_place())
             _LOG.info(
                 "epoch %d/%d: loss %.4f, validation NDCG@10 %.4f, %.0f sequences/s, %.0f s",
                 *(epoch.epoch, self.config.epochs, epoch.loss, epoch.validation_ndcg),
                 *(epoch.sequences_per_second, epoch.seconds),
             )
         writer.close()
-        best = self._best()
-        tf.train.Checkpoint(model=self.model).read(self._best_path(best)).assert_existing_objects_matched()
+        best = checkpoints.restore_best(self.epochs)
         _LOG.info("kept epoch %d of %d: validation NDCG@10 %.4f", best.epoch, len(self.epochs), best.validation_ndcg)
 
-    def _best(self) -> Epoch:
-        return max(self.epochs, key=lambda epoch: (epoch.validation_ndcg, -epoch.epoch))
-
-    def _best_path(self, epoch: Epoch) -> str:
-        return str(self.output / _CHECKPOINTS / f"best-{epoch.epoch}")
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        try:
+            self.epochs = checkpoints.restore()
+        except CheckpointError as error:
+            raise TrainingError(str(error)) from error
+        if self.epochs:
+            _LOG.info("resumed after epoch %d in %s", len(self.epochs), self.output)
 
     def _finished(self) -> bool:
         if not self.epochs:
@@ -130,113 +115,107 @@ class TrainingLoop:
         done = len(self.epochs)
         minutes = sum(epoch.seconds for epoch in self.epochs) / 60
         out_of_time = 0 < self.config.max_minutes <= minutes
-        return done >= self.config.epochs or done - self._best().epoch >= self.config.patience or out_of_time
+        return done >= self.config.epochs or done - best_epoch(self.epochs).epoch >= self.config.patience or out_of_time
 
-    def _step(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = self.model.compute_loss(inputs, training=True)
-        variables = self.model.trainable_variables
-        # Dense: XLA compiles no sparse update, and Adam decays the moments of every row anyway.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
+    def _train_epoch(self, train_step: TrainStep, steps: Iterator[Step], steps_per_epoch: int) -> _Curves:
+        first_step = self.epochs[-1].steps if self.epochs else 0
+        progress = _Progress(self.config.epochs, self.epochs, steps_per_epoch)
+        curves = _Curves()
+        # The result of a step is read when the next is under way, so that the device need not wait for the host.
+        pending: tuple[Step, tf.Tensor, tf.Tensor] | None = None
+        for number, step in enumerate(prefetched(steps, _AHEAD)):
+            seed = np.array([self.config.seed, first_step + number], np.int32)
+            loss, norm = train_step({**step.inputs, "seed": seed})
+            if pending is not None:
+                self._note(curves, *pending)
+                progress.line(curves)
+            pending = step, loss, norm
+        if pending is None:
+            raise TrainingError("an epoch has no step: there is nothing to train on. Check the training span.")
+        self._note(curves, *pending)
+        return curves
 
-    def _train_epoch(self, steps: Iterator[Step], steps_per_epoch: int, validate: Callable[[], float]) -> Epoch:
-        number, first_step = len(self.epochs) + 1, self.epochs[-1].steps if self.epochs else 0
-        start = line = time.monotonic()
-        losses: list[float] = []
-        windows = 0
-        for step in steps:
-            seed = np.array([self.config.seed, first_step + len(losses)], np.int32)
-            loss = float(self._train_step({**step.inputs, "seed": seed}))
-            if not np.isfinite(loss):
-                raise TrainingError(_diverged(loss, number, len(losses) + 1, step.user_ids()))
-            losses.append(loss)
-            windows += step.windows
-            now = time.monotonic()
-            if now - line >= _SECONDS_BETWEEN_LINES:
-                line = now
-                share = (now - start) / len(losses)
-                left = share * (steps_per_epoch * (self.config.epochs - number + 1) - len(losses))
-                _LOG.info(
-                    "epoch %d/%d, step %d/%d: loss %.4f, %.0f sequences/s, at most %.0f s left",
-                    *(number, self.config.epochs, len(losses), steps_per_epoch),
-                    *(np.mean(losses[-50:]), windows / (now - start), left),
-                )
-        trained = time.monotonic() - start
+    def _note(self, curves: _Curves, step: Step, loss: tf.Tensor, norm: tf.Tensor) -> None:
+        values = {"loss": float(loss), "gradient's norm": float(norm)}
+        for name, value in values.items():
+            if not np.isfinite(value):
+                place = f"epoch {len(self.epochs) + 1}, step {len(curves.losses) + 1}"
+                raise TrainingError(_diverged(name, value, place, step.user_ids()))
+        curves.losses.append(values["loss"])
+        curves.gradient_norms.append(values["gradient's norm"])
+        curves.windows += step.windows
+
+    def _validate(self, train_step: TrainStep, curves: _Curves, start: float, validate: Callable[[], float]) -> Epoch:
+        """`start`: when the epoch began."""
+        trained = time.monotonic()
+        with train_step.average.in_place():
+            ndcg = float(validate())
+        end = time.monotonic()
         return Epoch(
-            epoch=number,
-            steps=first_step + len(losses),
-            loss=float(np.mean(losses)),
-            validation_ndcg=float(validate()),
-            learning_rate=float(self.optimizer.learning_rate),
-            sequences_per_second=windows / trained,
-            seconds=time.monotonic() - start,
-            step_losses=tuple(losses),
+            epoch=len(self.epochs) + 1,
+            steps=(self.epochs[-1].steps if self.epochs else 0) + len(curves.losses),
+            loss=float(np.mean(curves.losses)),
+            validation_ndcg=ndcg,
+            learning_rate=float(train_step.optimizer.learning_rate),
+            sequences_per_second=curves.windows / (trained - start),
+            seconds=end - start,
+            validation_seconds=end - trained,
         )
 
-    def _write_summaries(self, writer: tf.summary.SummaryWriter, epoch: Epoch) -> None:
-        """Once an epoch, before its checkpoint: what a killed run wrote of an epoch it writes again, the same."""
-        first = epoch.steps - len(epoch.step_losses) + 1
-        with writer.as_default():
-            for step, loss in enumerate(epoch.step_losses, first):
-                tf.summary.scalar("loss", loss, step)
-            tf.summary.scalar("learning_rate", epoch.learning_rate, epoch.steps)
-            tf.summary.scalar("validation_ndcg@10", epoch.validation_ndcg, epoch.steps)
-            tf.summary.scalar("sequences_per_second", epoch.sequences_per_second, epoch.steps)
-        writer.flush()
 
-    def _save(self) -> None:
-        """Best weights first, then the checkpoint that speaks of them, then the history for readers."""
-        best = self._best()
-        if best is self.epochs[-1]:
-            tf.train.Checkpoint(model=self.model).write(self._best_path(best))
-        self._record.assign(json.dumps([dataclasses.asdict(epoch) for epoch in self.epochs]))
-        self._manager.save(checkpoint_number=len(self.epochs))
-        for file in (self.output / _CHECKPOINTS).glob("best-*"):
-            if file.name.split(".")[0] != f"best-{best.epoch}":
-                file.unlink()
-        self._write_history()
+class _Progress:
+    """A line every few seconds: how far, how fast, how long still."""
 
-    def _write_history(self) -> None:
-        records = [dataclasses.asdict(epoch) for epoch in self.epochs]
-        for record in records:
-            del record["step_losses"]
-        temporary = self.output / f"{_HISTORY}.tmp"
-        temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.output / _HISTORY)
+    def __init__(self, epochs: int, done: list[Epoch], steps_per_epoch: int) -> None:
+        """Args:
+        epochs: to train at most.
+        done: those behind.
+        steps_per_epoch: for the seconds left.
+        """
+        self._epochs = epochs
+        self._number = len(done) + 1
+        self._steps_per_epoch = steps_per_epoch
+        self._validation_seconds = done[-1].validation_seconds if done else None
+        self._start = self._last = time.monotonic()
 
-    def _resume(self) -> None:
-        latest = self._manager.latest_checkpoint
-        if latest is None:
+    def line(self, curves: _Curves) -> None:
+        """Writes one if the last is some seconds ago."""
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
             return
-        self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
-        self.epochs = [
-            Epoch(**{**record, "step_losses": tuple(record["step_losses"])})
-            for record in json.loads(self._record.numpy())
-        ]
-        self._write_history()
-        _LOG.info("resumed after epoch %d from %s", len(self.epochs), latest)
+        self._last = now
+        _LOG.info(
+            "epoch %d/%d, step %d/%d: loss %.4f, %.0f sequences/s, at most %s",
+            *(self._number, self._epochs, len(curves.losses), self._steps_per_epoch),
+            *(np.mean(curves.losses[-50:]), curves.windows / (now - self._start)),
+            self._left((now - self._start) / len(curves.losses), len(curves.losses)),
+        )
+
+    def _left(self, seconds_per_step: float, steps: int) -> str:
+        epochs_left = self._epochs - self._number + 1
+        left = seconds_per_step * (self._steps_per_epoch * epochs_left - steps)
+        if self._validation_seconds is None:
+            return f"{left:.0f} s left beside {epochs_left} validations"
+        return f"{left + self._validation_seconds * epochs_left:.0f} s left"
 
 
-def _optimizer(model: tf_keras.Model, config: TrainingConfig) -> tf_keras.optimizers.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); biases and norms do not decay."""
-    optimizer = tf_keras.optimizers.AdamW(
-        WarmUp(config.learning_rate, config.warmup_steps),
-        weight_decay=config.weight_decay,
-        beta_2=0.98,
-        jit_compile=False,
-    )
-    variables = model.trainable_variables
-    optimizer.exclude_from_weight_decay([variable for variable in variables if variable.shape.rank < 2])
-    optimizer.build(variables)
-    return optimizer
+def _write_summaries(writer: tf.summary.SummaryWriter, epoch: Epoch, curves: _Curves) -> None:
+    """Once an epoch, before its checkpoint: what a killed run wrote of an epoch it writes again, the same."""
+    first = epoch.steps - len(curves.losses) + 1
+    with writer.as_default():
+        for step, (loss, norm) in enumerate(zip(curves.losses, curves.gradient_norms, strict=True), first):
+            tf.summary.scalar("loss", loss, step)
+            tf.summary.scalar("gradient_norm", norm, step)
+        tf.summary.scalar("learning_rate", epoch.learning_rate, epoch.steps)
+        tf.summary.scalar("validation_ndcg@10", epoch.validation_ndcg, epoch.steps)
+        tf.summary.scalar("sequences_per_second", epoch.sequences_per_second, epoch.steps)
+    writer.flush()
 
 
-def _diverged(loss: float, epoch: int, step: int, user_ids: list[str]) -> str:
+def _diverged(name: str, value: float, place: str, user_ids: list[str]) -> str:
     shown = ", ".join(repr(user) for user in user_ids[:20])
     more = f" and {len(user_ids) - 20} more" if len(user_ids) > 20 else ""
     return (
-        f"the loss is {loss} at epoch {epoch}, step {step}, whose windows are those of the shoppers {shown}{more}. "
+        f"the {name} is {value} at {place}, whose windows are those of the shoppers {shown}{more}. "
         "Lower training.learning_rate or raise training.warmup_steps; look at these shoppers' rows if it stays."
     )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.config import TrainingConfig
-from trainer.loop import Step, TrainingError, TrainingLoop, WarmUp
+from trainer.loop import Step, TrainingError, TrainingLoop
+from trainer.train_step import TrainStep
 
 
 class Line(tf_keras.Model):
@@ -31,18 +33,13 @@ def steps(number: int, spoil: float = 0.0) -> Iterator[Step]:
         yield Step(inputs, windows=4, user_ids=lambda step=step: [f"ann-{step}", "bob"])
 
 
-def make_loop(output: Path, model: Line | None = None, **config: float) -> TrainingLoop:
+def make_loop(output: Path, model: Line | None = None, **config: Any) -> TrainingLoop:
     settings = TrainingConfig(**{"epochs": 3, "learning_rate": 0.1, "warmup_steps": 0, **config})
     return TrainingLoop(model or Line(), settings, output, output / "tensorboard")
 
 
 def scripted(*values: float) -> Iterator[float]:
     return iter(values)
-
-
-def test_learning_rate_grows_linearly_then_stays() -> None:
-    rates = [float(WarmUp(0.5, 4)(step)) for step in range(6)]
-    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
 
 
 def test_it_trains_and_writes_the_history(tmp_path: Path) -> None:
@@ -73,7 +70,17 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path: Path) -> N
     assert float(model.weight) == after[1]
 
 
-def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+ALL_OPTIONS: dict[str, Any] = {
+    "learning_rate_decay": "cosine",
+    "warmup_steps": 1,
+    "ema_decay": 0.5,
+    "gradient_clip_norm": 1.0,
+    "weight_decay": 0.1,
+}
+
+
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS, {**ALL_OPTIONS, "jit_compile": True}])
+def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path, options: dict[str, Any]) -> None:
     def finish(output: Path, killed_in_epoch: int | None) -> tuple[float, list[float]]:
         def failing(number: int) -> Iterator[Step]:
             for step in steps(number):
@@ -82,14 +89,77 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
                 yield step
 
         if killed_in_epoch is not None:
+            killed = Line()
             with pytest.raises(KeyboardInterrupt):
-                make_loop(output).run(failing, 2, lambda: 0.5)
+                make_loop(output, killed, **options).run(failing, 2, lambda: float(killed.weight))
         model = Line()
-        make_loop(output, model).run(steps, 2, lambda: 0.5)
+        make_loop(output, model, **options).run(steps, 2, lambda: float(model.weight))
         history = json.loads((output / "history.json").read_text())
         return float(model.weight), [epoch["loss"] for epoch in history]
 
     assert finish(tmp_path / "killed", 2) == finish(tmp_path / "whole", None)
+
+
+def test_averages_are_validated_and_kept_while_the_weights_train_on(tmp_path: Path) -> None:
+    seen: list[float] = []
+    averaged, plain = Line(), Line()
+
+    def validate() -> float:
+        seen.append(float(averaged.weight))
+        return seen[-1]
+
+    make_loop(tmp_path / "averaged", averaged, ema_decay=0.9).run(steps, 2, validate)
+    make_loop(tmp_path / "plain", plain).run(steps, 2, lambda: float(plain.weight))
+    # The weight moves by 0.1 a step: Adam with an even gradient. Decays are 1/10, 2/11, 3/12, 4/13, 5/14, 6/15.
+    average, expected = 0.0, []
+    for step in range(6):
+        decay = (1 + step) / (10 + step)
+        average = decay * average + (1 - decay) * 0.1 * (step + 1)
+        expected.append(average)
+    assert seen == pytest.approx(expected[1::2], abs=0.005)
+    assert float(averaged.weight) == seen[-1]
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("averaged", "plain")]
+    assert [epoch["loss"] for epoch in histories[0]] == [epoch["loss"] for epoch in histories[1]]
+
+
+def test_a_falling_learning_rate_ends_at_its_share(tmp_path: Path) -> None:
+    make_loop(tmp_path, learning_rate_decay="linear", final_learning_rate_share=0.25).run(steps, 2, lambda: 0.5)
+    history = json.loads((tmp_path / "history.json").read_text())
+    # Six steps; the rate of step s is 0.1 · (1 − 0.75 · s / 6), and an epoch ends with its second step.
+    assert [epoch["learning_rate"] for epoch in history] == pytest.approx([0.0875, 0.0625, 0.0375])
+
+
+class Plane(tf_keras.Model):
+    """loss = 3 x + 4 y, whose gradient is (3, 4), of norm 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = self.add_weight("x", (), initializer="zeros")
+        self.y = self.add_weight("y", (), initializer="zeros")
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return 3.0 * self.x + 4.0 * self.y
+
+
+@pytest.mark.parametrize(("limit", "first_moments"), [(0.0, [0.3, 0.4]), (2.0, [0.12, 0.16]), (7.0, [0.3, 0.4])])
+def test_long_gradients_are_shortened_as_one(limit: float, first_moments: list[float]) -> None:
+    model = Plane()
+    step = TrainStep(model, TrainingConfig(gradient_clip_norm=limit), total_steps=1)
+    _, norm = step({})
+    assert float(norm) == 5.0
+    # Adam's first moment after one step is a tenth of the gradient that it was given.
+    assert [float(moment) for moment in step.optimizer._momentums] == pytest.approx(first_moments)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    make_loop(tmp_path, epochs=1).run(steps, 2, lambda: 0.5)
+    with pytest.raises(TrainingError, match=r"cannot go on from .*another shape or under another configuration"):
+        make_loop(tmp_path, ema_decay=0.5).run(steps, 2, lambda: 0.5)
+
+
+def test_an_epoch_without_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nothing to train on"):
+        make_loop(tmp_path).run(lambda number: iter(()), 0, lambda: 0.5)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
@@ -101,6 +171,17 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     model = Line()
     make_loop(tmp_path, model).run(never, 2, lambda: 0.5)
     assert float(model.weight) != 0
+
+
+def test_a_gradient_that_is_no_number_names_its_own_step(tmp_path: Path) -> None:
+    model = Line()
+    # The gradient of |w − 3|^½ has no finite value at 3, where the loss has.
+    model.compute_loss = lambda inputs, training: tf.sqrt(tf.abs(model.weight - 3.0)) + 0 * inputs["spoil"]
+    model.weight.assign(3.0)
+    with pytest.raises(
+        TrainingError, match=r"gradient's norm is (nan|inf) at epoch 1, step 1.* shoppers 'ann-0', 'bob'"
+    ):
+        make_loop(tmp_path, model).run(steps, 2, lambda: 0.5)
 
 
 @pytest.mark.parametrize("spoil", [np.nan, np.inf])
@@ -125,4 +206,5 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             seen += [(value.tag, event.step) for value in event.summary.value]
     assert [step for tag, step in seen if tag == "loss"] == [1, 2, 3, 4]
+    assert [step for tag, step in seen if tag == "gradient_norm"] == [1, 2, 3, 4]
     assert [step for tag, step in seen if tag == "validation_ndcg@10"] == [2, 4]
