@@ -1,8 +1,8 @@
 """Measures both stages, alone and together, beside the baselines on the held-out future; writes metrics.json."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from scipy import sparse
 from trainer.baseline_selection import POPULARITY, Baselines, fit_baselines
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.fairness import MINIMUM_QUERIES, fairness_report
 from trainer.metrics import LIST_LENGTH, content_vectors
 from trainer.protocol_report import (
     ATTAINABLE,
+    arranged,
     attainable_shares,
     cold_start_report,
     protocol_report,
@@ -26,6 +28,8 @@ from trainer.rank_systems import RANKER, RETRIEVAL, TWO_STAGE, Protocol, rank_sy
 from trainer.ranker import load_ranker
 from trainer.retrieval import load_retrieval
 from trainer.scorers import Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
+from trainer.segments import groupings
+from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 
 _EXAMPLES = 5
 # Interactions that make a shopper an example worth showing.
@@ -45,6 +49,8 @@ class Shop:
     split: Split
     content: sparse.csr_matrix | None
     config: EvaluationConfig
+    # Of requests: "device", "region" → values by id; empty where the data has none.
+    context_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def queries(self, span: Span, *, new_visitors: bool = False) -> Queries:
         """Queries under the headline's rule for seen products. A model's scorer takes its own history length."""
@@ -86,8 +92,8 @@ def evaluate(
     Raises:
         EvaluationError: no shopper can be asked anything.
     """
-    catalogue = load_catalogue(transform_dir)
-    shop = Shop(catalogue, load_sequences(transform_dir), load_split(transform_dir), content_vectors(catalogue), config)
+    shop = load_shop(transform_dir, config)
+    catalogue = shop.catalogue
     block = block_size(catalogue.size)
     models: dict[str, Scorer] = {
         RETRIEVAL: RetrievalScorer(load_retrieval(retrieval_dir, catalogue), block),
@@ -99,6 +105,17 @@ def evaluate(
     _write(output / "metrics.json", metrics)
     _write(output / "examples.json", examples)
     _write_scalars(log_dir, metrics)
+
+
+def load_shop(transform_dir: Path, config: EvaluationConfig) -> Shop:
+    """What `tandem transform` left, as evaluation reads it."""
+    catalogue = load_catalogue(transform_dir)
+    names = {
+        feature.name: read_vocabulary(transform_dir / VOCABULARY_FOLDER / feature.vocabulary)
+        for feature in catalogue.schema.context
+    }
+    sequences, split = load_sequences(transform_dir), load_split(transform_dir)
+    return Shop(catalogue, sequences, split, content_vectors(catalogue), config, names)
 
 
 def measure(
@@ -122,8 +139,11 @@ def measure(
 
     headline, *others = rank_systems("test", systems, candidates, block)
     metrics = {"dataset": {"protocol": _protocol(shop, asked[0])}, **shop.report(headline, fitted[0])}
-    for system, segments in segment_report(headline, shop.catalogue).items():
+    attributes = groupings(headline.queries, shop.catalogue, shop.context_names)
+    for system, segments in segment_report(headline, attributes).items():
         _figures(metrics, system)["segments"] = segments
+    fairness = fairness_report(headline, attributes, shop.config)
+    metrics["fairness"] = {"minimum_queries": MINIMUM_QUERIES, **arranged(fairness)}
     if oracle:
         metrics[ATTAINABLE]["shares"] = attainable_shares(metrics)
     metrics["cold_start"] = {"new_products": cold_start_report(headline, shop.catalogue)}
@@ -236,7 +256,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _write_scalars(log_dir: Path, metrics: dict[str, Any]) -> None:
-    """The headline's metrics, one TensorBoard run per system."""
+    """The headline's metrics and the gaps between groups, one TensorBoard run per system."""
     systems = [RETRIEVAL, RANKER, TWO_STAGE, *metrics["baselines"], *([ATTAINABLE] if ATTAINABLE in metrics else [])]
     for system in systems:
         writer = tf.summary.create_file_writer(str(log_dir / system))
@@ -244,4 +264,7 @@ def _write_scalars(log_dir: Path, metrics: dict[str, Any]) -> None:
             for name, value in _figures(metrics, system).items():
                 if isinstance(value, float):
                     tf.summary.scalar(f"test/{name}", value)
+            for attribute, found in _figures(metrics["fairness"], system).items():
+                for name, distance in found["gaps"].items():
+                    tf.summary.scalar(f"fairness/{attribute}_gap_{name}", distance["gap"])
         writer.close()

@@ -1,6 +1,6 @@
 """What the ranks of the right answers, and the lists themselves, say about a ranking."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -14,8 +14,6 @@ from transform.tables import FIRST
 ScoreBlock = Callable[[Batch], np.ndarray]
 COVERAGE_LENGTH = 100
 LIST_LENGTH = 10
-# Resamples multiplied at once; bounds memory to this many numbers per query.
-_RESAMPLES_AT_ONCE = 50
 
 
 def per_query(values: np.ndarray, truth: Lists) -> np.ndarray:
@@ -109,8 +107,48 @@ def novelty(lists: np.ndarray, train_counts: np.ndarray) -> np.ndarray:
     finite (Laplace). Zhou et al. 2010, "Solving the apparent diversity-accuracy dilemma of recommender systems".
     """
     bits = -np.log2((train_counts + 1) / (train_counts.sum() + len(train_counts) - FIRST))
-    valid = lists >= FIRST
-    return (bits[lists] * valid).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
+    return _list_means(bits, lists)
+
+
+def average_popularity(lists: np.ndarray, train_counts: np.ndarray) -> np.ndarray:
+    """Mean over the list of the product's share of the training interactions; float64 [Q].
+
+    The average recommendation popularity of Yin et al. 2012, "Challenging the long tail recommendation", in shares
+    instead of counts, so that days with more data compare with days with less.
+    """
+    return _list_means(train_counts / max(1, train_counts.sum()), lists)
+
+
+def class_shares(lists: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
+    """Share of each list that belongs to each class of products: float64 [Q, number]; an empty list has none of any.
+
+    Args:
+        lists: int32 [Q, k] catalogue rows, 0 = none.
+        classes: int64 [V] in [0, number).
+        number: of classes.
+    """
+    shares = [_list_means((classes == one).astype(np.float64), lists) for one in range(number)]
+    return np.stack(shares, axis=1)
+
+
+def exposures(lists: np.ndarray, size: int) -> np.ndarray:
+    """How often each product stands in a list: int64 [size], the reserved rows with 0."""
+    counts = np.bincount(lists.ravel(), minlength=size)
+    counts[:FIRST] = 0
+    return counts
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini index of how unequally `counts`, [n], are spread: 0 = all alike, (n − 1) / n = one has everything.
+
+    Σ_i (2i − n − 1) · c_i  ÷  (n · Σ c) with c ascending and i from 1, as in Adomavicius & Kwon 2012, "Improving
+    aggregate recommendation diversity using ranking-based techniques". 0 where there is nothing to spread.
+    """
+    ascending, number = np.sort(counts), len(counts)
+    total = float(ascending.sum())
+    if not total:
+        return 0.0
+    return float((2 * np.arange(1, number + 1) - number - 1) @ ascending) / (number * total)
 
 
 def content_vectors(catalogue: Catalogue) -> sparse.csr_matrix | None:
@@ -153,38 +191,6 @@ def diversity(lists: np.ndarray, content: sparse.csr_matrix) -> np.ndarray:
     return 1 - similar / np.maximum(pairs, 1)
 
 
-def bootstrap(
-    values: Mapping[str, np.ndarray], shoppers: np.ndarray, samples: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the means, over shoppers drawn with replacement (Efron 1979).
-
-    All queries of a shopper are drawn together, since they are not independent.
-
-    Args:
-        values: name → float64 [Q]; NaN = not defined for the query, left out of that mean. All from the same queries:
-            every name sees the same resamples, so that the interval of a difference is a paired one.
-        shoppers: int64 [Q], whose query it is.
-        samples: resamples.
-        seed: of the resamples.
-
-    Returns:
-        name → (2.5 % quantile, 97.5 % quantile).
-    """
-    matrix = np.stack(list(values.values()), axis=1)
-    _, owners = np.unique(shoppers, return_inverse=True)
-    size = int(owners.max()) + 1
-    grouping = sparse.csr_matrix((np.ones(len(owners)), (owners, np.arange(len(owners)))), (size, len(owners)))
-    sums, counts = grouping @ np.nan_to_num(matrix), grouping @ (~np.isnan(matrix)).astype(np.float64)
-    rng, means = np.random.default_rng(seed), np.empty((samples, matrix.shape[1]))
-    for start in range(0, samples, _RESAMPLES_AT_ONCE):
-        number = min(_RESAMPLES_AT_ONCE, samples - start)
-        draws = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(number)]
-        weights = np.stack(draws).astype(np.float64)
-        means[start : start + number] = (weights @ sums) / np.maximum(weights @ counts, 1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(values)}
-
-
 def mean_ndcg(score: Callable[[int, int], np.ndarray], queries: Queries, cutoff: int = 10, block: int = BLOCK) -> float:
     """Mean NDCG@cutoff over the queries, each ranking all its candidates.
 
@@ -222,6 +228,12 @@ def validation_ndcg(score_block: ScoreBlock, queries: Queries, cutoff: int = 10,
         return score_block(queries.batch(start, stop, size=block))[: stop - start]
 
     return mean_ndcg(score, queries, cutoff, block)
+
+
+def _list_means(values: np.ndarray, lists: np.ndarray) -> np.ndarray:
+    """Mean of the products' values, [V], over each list, [Q, k] with 0 = none: float64 [Q]; 0 for an empty list."""
+    valid = lists >= FIRST
+    return (values[lists] * valid).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
 
 
 def _places(ranks: np.ndarray, truth: Lists) -> np.ndarray:

@@ -6,29 +6,34 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from trainer.bootstrap import Part, intervals, resampled_means
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue
 from trainer.metrics import (
     COVERAGE_LENGTH,
     LIST_LENGTH,
-    bootstrap,
+    average_popularity,
+    class_shares,
     coverage,
     diversity,
-    ndcg,
+    exposures,
+    gini,
     novelty,
     ranking_metrics,
-    recall,
 )
 from trainer.rank_systems import RANKER, RETRIEVAL, TWO_STAGE, Protocol
+from trainer.segments import (
+    HISTORY_LENGTH,
+    ITEM_POPULARITY,
+    NDCG,
+    POPULARITY_CLASSES,
+    Grouping,
+    part_metrics,
+    popularity_classes,
+)
 
 ATTAINABLE = "attainable"
 _STAGES = (RETRIEVAL, RANKER, TWO_STAGE)
-_HEADLINE = f"ndcg@{LIST_LENGTH}"
-# Interactions before the cut-off: lowest of each class.
-_HISTORY_CLASSES = {"1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}
-# Shares of the training interactions that the most popular products make up.
-_HEAD, _MID = 0.5, 0.8
-POPULARITY_CLASSES = ("head", "mid", "tail", "new")
 
 
 def protocol_report(
@@ -44,105 +49,41 @@ def protocol_report(
 
     Returns:
         {"queries", "retrieval", "ranker", "two_stage", "baselines": {name: …}, "attainable", "differences"}, the
-        systems that there are; None for a metric that is not defined.
+        systems that there are; None for a metric that is not defined. "popularity_classes" says how the candidates and
+        the truth divide into classes, beside which a system's "head_share@10" … are to be read.
     """
-    measured = _measure(protocol, catalogue, content, config)
+    measured = query_metrics(protocol, catalogue, content, config)
     asked = np.flatnonzero(protocol.queries.truth.lengths > 0)
-    values = {f"{system}|{name}": array for system, metrics in measured.items() for name, array in metrics.items()}
-    others = [system for system in measured if system not in (TWO_STAGE, ATTAINABLE)] if TWO_STAGE in measured else []
-    for system in others:
-        for name, array in measured[TWO_STAGE].items():
-            values[f"{TWO_STAGE}-{system}|{name}"] = array - measured[system][name]
-    intervals = bootstrap(values, protocol.queries.users[asked], config.bootstrap_samples, config.seed)
-
+    means = _resampled(measured, protocol.queries.users[asked], config)
     report: dict[str, dict[str, Any]] = {}
     for system, metrics in measured.items():
         figures: dict[str, Any] = {name: _mean(array) for name, array in metrics.items()}
-        lists = protocol.systems[system].lists[asked]
-        figures[f"coverage@{COVERAGE_LENGTH}"] = coverage(lists, protocol.reachable)
-        figures["intervals"] = {
-            name: list(intervals[f"{system}|{name}"]) for name in metrics if figures[name] is not None
-        }
+        figures.update(_of_all_lists(protocol, system, asked))
+        defined = [name for name in metrics if figures[name] is not None]
+        figures["intervals"] = _ends(means[system], list(metrics), defined)
         report[system] = figures
-    differences = {
-        system: {
-            name: {"difference": difference, "interval": list(intervals[f"{TWO_STAGE}-{system}|{name}"])}
-            for name in measured[TWO_STAGE]
-            if (difference := _mean(values[f"{TWO_STAGE}-{system}|{name}"])) is not None
-        }
-        for system in others
-    }
-    return {"queries": len(asked), **_arranged(report), "differences": differences}
-
-
-def attainable_shares(report: dict[str, Any]) -> dict[str, float]:
-    """NDCG@10 of every system as a share of the best attainable; `report` is one of `protocol_report`."""
-    best = report[ATTAINABLE][_HEADLINE]
-    systems = {name: report[name] for name in _STAGES if name in report} | report["baselines"]
-    return {name: figures[_HEADLINE] / best for name, figures in systems.items()} if best else {}
-
-
-def segment_report(protocol: Protocol, catalogue: Catalogue) -> dict[str, dict[str, Any]]:
-    """recall@10 and ndcg@10 within groups, per system: {system: {segment: {group: {"queries", …}}}}.
-
-    Segment "history_length" groups shoppers by their interactions before the cut-off. Segment "item_popularity" asks
-    for the part of the truth in one class of products, at its rank among *all* candidates: head (the most popular that
-    make up half of the training interactions), mid (the next 30 %), tail, and new (none in training).
-    """
-    truth = protocol.queries.truth
-    lengths = np.searchsorted(list(_HISTORY_CLASSES.values()), protocol.queries.history_ends, side="right") - 1
-    classes = popularity_classes(catalogue.train_counts)[truth.rows]
-    groups: dict[str, dict[str, np.ndarray]] = {
-        "history_length": {name: lengths[truth.owners] == i for i, name in enumerate(_HISTORY_CLASSES)},
-        "item_popularity": {name: classes == i for i, name in enumerate(POPULARITY_CLASSES)},
-    }
-    return {
-        system: {
-            segment: {name: truth_metrics(protocol, system, kept) for name, kept in parts.items()}
-            for segment, parts in groups.items()
-        }
-        for system in protocol.systems
-    }
-
-
-def truth_metrics(protocol: Protocol, system: str, kept: np.ndarray) -> dict[str, Any]:
-    """recall@10 and ndcg@10 of a system for the part of the truth that `kept`, bool [T], marks."""
-    part, ranks = protocol.queries.truth.where(kept), protocol.systems[system].ranks[kept]
-    asked = np.flatnonzero(part.lengths)
-    if not len(asked):
-        return {"queries": 0}
-    part = part.take(asked)
     return {
         "queries": len(asked),
-        "truth": len(ranks),
-        f"recall@{LIST_LENGTH}": _mean(recall(ranks, part, LIST_LENGTH)),
-        _HEADLINE: _mean(ndcg(ranks, part, LIST_LENGTH)),
+        **arranged(report),
+        "differences": _differences(measured, means),
+        "popularity_classes": _class_sizes(protocol, catalogue),
     }
 
 
-def cold_start_report(protocol: Protocol, catalogue: Catalogue) -> dict[str, Any]:
-    """How products are found that nobody had met in the training span: truth of that kind alone, among everything."""
-    new = (catalogue.train_counts == 0)[protocol.queries.truth.rows]
-    figures = {system: truth_metrics(protocol, system, new) for system in protocol.systems}
-    return {"truth": int(new.sum()), "truth_share": float(new.mean()), **_arranged(figures)}
-
-
-def popularity_classes(train_counts: np.ndarray) -> np.ndarray:
-    """Class of each product, a place in POPULARITY_CLASSES: int64 [V]. Equal counts: the lower row is more popular."""
-    order = np.argsort(-train_counts, kind="stable")
-    before = np.cumsum(train_counts[order]) - train_counts[order]
-    classes = np.empty(len(train_counts), np.int64)
-    classes[order] = np.searchsorted(np.array([_HEAD, _MID]) * train_counts.sum(), before, side="right")
-    classes[train_counts == 0] = POPULARITY_CLASSES.index("new")
-    return classes
-
-
-def _measure(
+def query_metrics(
     protocol: Protocol, catalogue: Catalogue, content: sparse.csr_matrix | None, config: EvaluationConfig
 ) -> dict[str, dict[str, np.ndarray]]:
-    """System → metric → float64 [Q'], over the queries that have truth."""
+    """System → metric → float64 [Q'], over the queries that have truth. The same metrics for every system.
+
+    Args:
+        protocol: what every system did.
+        catalogue: for popularity.
+        content: of `content_vectors`, for diversity.
+        config: cut-offs.
+    """
     asked = np.flatnonzero(protocol.queries.truth.lengths > 0)
     truth = protocol.queries.truth.take(asked)
+    classes = popularity_classes(catalogue.train_counts)
     measured = {}
     for system, ranked in protocol.systems.items():
         lists = ranked.lists[asked, :LIST_LENGTH]
@@ -150,14 +91,114 @@ def _measure(
         values[f"novelty@{LIST_LENGTH}"] = novelty(lists, catalogue.train_counts)
         if content is not None:
             values[f"diversity@{LIST_LENGTH}"] = diversity(lists, content)
+        values[f"popularity@{LIST_LENGTH}"] = average_popularity(lists, catalogue.train_counts)
+        shares = class_shares(lists, classes, len(POPULARITY_CLASSES))
+        for place, name in enumerate(POPULARITY_CLASSES):
+            values[f"{name}_share@{LIST_LENGTH}"] = shares[:, place]
         measured[system] = values
     return measured
 
 
-def _arranged(systems: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def attainable_shares(report: dict[str, Any]) -> dict[str, float]:
+    """NDCG@10 of every system as a share of the best attainable; `report` is one of `protocol_report`."""
+    best = report[ATTAINABLE][NDCG]
+    systems = {name: report[name] for name in _STAGES if name in report} | report["baselines"]
+    return {name: figures[NDCG] / best for name, figures in systems.items()} if best else {}
+
+
+def segment_report(protocol: Protocol, groupings: Mapping[str, Grouping]) -> dict[str, dict[str, Any]]:
+    """recall@10 and ndcg@10 by shoppers' history length and by products' popularity.
+
+    Returns:
+        {system: {"history_length" | "item_popularity": {group: {"queries", …}}}}.
+    """
+    return {
+        system: {
+            attribute: {
+                name: truth_metrics(protocol, system, grouping.groups == place)
+                for place, name in enumerate(grouping.names)
+            }
+            for attribute, grouping in groupings.items()
+            if attribute in (HISTORY_LENGTH, ITEM_POPULARITY)
+        }
+        for system in protocol.systems
+    }
+
+
+def truth_metrics(protocol: Protocol, system: str, kept: np.ndarray) -> dict[str, Any]:
+    """recall@10 and ndcg@10 of a system for the part of the truth that `kept`, bool [T], marks."""
+    asked, values = part_metrics(protocol, system, kept)
+    if not len(asked):
+        return {"queries": 0}
+    means = {name: _mean(array) for name, array in values.items()}
+    return {"queries": len(asked), "truth": int(kept.sum()), **means}
+
+
+def cold_start_report(protocol: Protocol, catalogue: Catalogue) -> dict[str, Any]:
+    """How products are found that nobody had met in the training span: truth of that kind alone, among everything."""
+    new = (catalogue.train_counts == 0)[protocol.queries.truth.rows]
+    figures = {system: truth_metrics(protocol, system, new) for system in protocol.systems}
+    return {"truth": int(new.sum()), "truth_share": float(new.mean()), **arranged(figures)}
+
+
+def arranged(systems: Mapping[str, Any]) -> dict[str, Any]:
     """Baselines under one key, the stages and the attainable beside it."""
     beside = {name: figures for name, figures in systems.items() if name in (*_STAGES, ATTAINABLE)}
     return {**beside, "baselines": {name: figures for name, figures in systems.items() if name not in beside}}
+
+
+def _resampled(
+    measured: Mapping[str, Mapping[str, np.ndarray]], shoppers: np.ndarray, config: EvaluationConfig
+) -> dict[str, np.ndarray]:
+    """Resampled means of each system, float64 [R, M], on the same resamples; columns as its metrics."""
+    values = [array for metrics in measured.values() for array in metrics.values()]
+    (means,) = resampled_means([Part(shoppers, np.stack(values, axis=1))], config.bootstrap_samples, config.seed)
+    return dict(zip(measured, np.split(means, len(measured), axis=1), strict=True))
+
+
+def _ends(means: np.ndarray, names: list[str], wanted: list[str]) -> dict[str, list[float]]:
+    """Both ends of the interval of each wanted metric; `means` [R, M] has a column per name."""
+    ends = intervals(means)
+    return {name: ends[:, names.index(name)].tolist() for name in wanted}
+
+
+def _differences(
+    measured: Mapping[str, Mapping[str, np.ndarray]], means: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Two stages minus each other system, the attainable apart, with intervals over the same resamples."""
+    if TWO_STAGE not in measured:
+        return {}
+    ours = measured[TWO_STAGE]
+    found: dict[str, dict[str, Any]] = {}
+    for system, theirs in measured.items():
+        if system in (TWO_STAGE, ATTAINABLE):
+            continue
+        differences = {name: _mean(array - theirs[name]) for name, array in ours.items()}
+        defined = [name for name, difference in differences.items() if difference is not None]
+        ends = _ends(means[TWO_STAGE] - means[system], list(ours), defined)
+        found[system] = {name: {"difference": differences[name], "interval": ends[name]} for name in defined}
+    return found
+
+
+def _of_all_lists(protocol: Protocol, system: str, asked: np.ndarray) -> dict[str, float]:
+    """What only all lists together have: no mean over queries, and no interval."""
+    lists = protocol.systems[system].lists[asked]
+    shown = exposures(lists[:, :LIST_LENGTH], len(protocol.reachable))
+    return {
+        f"coverage@{COVERAGE_LENGTH}": coverage(lists, int(protocol.reachable.sum())),
+        f"gini@{LIST_LENGTH}": gini(shown[protocol.reachable]),
+    }
+
+
+def _class_sizes(protocol: Protocol, catalogue: Catalogue) -> dict[str, dict[str, float]]:
+    """Shares of each popularity class among the candidates and among the truth."""
+    classes = popularity_classes(catalogue.train_counts)
+    members = {"candidates": classes[protocol.reachable], "truth": classes[protocol.queries.truth.rows]}
+    return {
+        of: {name: float((own == place).mean()) for place, name in enumerate(POPULARITY_CLASSES)}
+        for of, own in members.items()
+        if len(own)
+    }
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -273,19 +273,34 @@ def build_rolling_queries(
 
 
 def validation_queries(
-    transform_dir: Path, sequences: Sequences, catalogue: Catalogue, history_length: int, max_users: int
+    transform_dir: Path,
+    sequences: Sequences,
+    catalogue: Catalogue,
+    history_length: int,
+    max_users: int,
+    evaluation: EvaluationConfig | None = None,
 ) -> Queries:
     """Queries that choose the epoch in training: the validation span, at most `max_users` shoppers (0 = all).
 
+    Args:
+        transform_dir: output of `tandem transform`.
+        sequences: interactions of all shoppers.
+        catalogue: all products.
+        history_length: L of the model batches.
+        max_users: shoppers, drawn by a hash.
+        evaluation: target types, `exclude_seen` and seed: the protocol by which the models are judged in the end, so
+            that the epoch is chosen by the same question. None = the shipped defaults.
+
     Raises:
-        ValueError: no shopper has both a history and a later event.
+        ValueError: no shopper has both a history and a later event that is asked for.
     """
-    config = EvaluationConfig()
+    config = evaluation or EvaluationConfig()
     queries = build_queries(sequences, catalogue, load_split(transform_dir), "validation", config, history_length)
     if not len(queries):
         raise ValueError(
-            f"{transform_dir}: no shopper has interactions both in the training and in the validation span, received "
-            f"{queries.counts}. Move split.validation_start or give more data."
+            f"{transform_dir}: no shopper has interactions both in the training and in the validation span that are "
+            f"asked for, received {queries.counts}. Move split.validation_start, widen evaluation.target_types, set "
+            "evaluation.exclude_seen = false or give more data."
         )
     kept = sample_users(sequences, queries.users, max_users, config.seed)
     return queries.take(np.flatnonzero(np.isin(queries.users, kept)))

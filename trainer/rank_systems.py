@@ -31,7 +31,7 @@ class Protocol:
 
     queries: Queries
     candidates: np.ndarray  # int64 [Q], products that were ranked
-    reachable: int  # products that were a candidate of some query
+    reachable: np.ndarray  # bool [V], products that were a candidate of some query
     systems: dict[str, Ranked]
 
 
@@ -95,4 +95,4 @@ class _Pieces:
             system: Ranked(np.concatenate(ranks), np.concatenate(self.lists[system]))
             for system, ranks in self.ranks.items()
         }
-        return Protocol(queries, np.concatenate(self.candidates), int(self.reachable.sum()), systems)
+        return Protocol(queries, np.concatenate(self.candidates), self.reachable, systems)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from trainer.config import EvaluationConfig, RankerConfig, RetrievalConfig
 from trainer.data import Catalogue
 from trainer.evaluation import EvaluationError, Shop, evaluate, measure
 from trainer.model_files import save_model
-from trainer.protocol_report import popularity_classes
 from trainer.queries import Queries, Split
 from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
@@ -81,10 +81,10 @@ def test_differences_are_two_stages_minus_the_other() -> None:
     assert set(metrics["differences"]) == {"retrieval", "ranker", "recent_popularity", "co_occurrence"}
 
 
-def test_every_figure_of_a_system_has_an_interval_but_coverage() -> None:
+def test_every_figure_of_a_system_has_an_interval_but_those_of_all_lists_together() -> None:
     figures = measure(make_shop(CONFIG), MODELS)[0]["two_stage"]
     metrics = {name for name, value in figures.items() if isinstance(value, float)}
-    assert metrics - set(figures["intervals"]) == {"coverage@100"}
+    assert metrics - set(figures["intervals"]) == {"coverage@100", "gini@10"}
     low, high = figures["intervals"]["recall@2"]
     assert low <= figures["recall@2"] <= high
 
@@ -140,10 +140,32 @@ def test_segments_split_queries_by_history_and_truth_by_popularity() -> None:
     assert popularity["mid"]["ndcg@10"] == pytest.approx(1.0)
 
 
-def test_popularity_classes_follow_the_shares_of_training_interactions() -> None:
-    # 4 + 3 + 2 + 1 = 10: before each stand 0, 4, 7 and 9 of ten.
-    classes = popularity_classes(np.array([0, 0, 1, 4, 3, 0, 2]))
-    assert classes.tolist() == [3, 3, 2, 0, 0, 3, 1]
+def test_lists_lean_to_popular_products_as_far_as_their_classes_say() -> None:
+    metrics, _ = measure(make_shop(CONFIG), MODELS)
+    # Everybody's list holds all eight products: 2 is the head, 3 and 7 are mid, five have no training interaction.
+    ours = metrics["two_stage"]
+    assert [ours[f"{name}_share@10"] for name in ("head", "mid", "tail", "new")] == [1 / 8, 2 / 8, 0, 5 / 8]
+    assert metrics["popularity_classes"]["candidates"] == {"head": 1 / 8, "mid": 2 / 8, "tail": 0, "new": 5 / 8}
+    assert metrics["popularity_classes"]["truth"] == {"head": 1 / 4, "mid": 1 / 4, "tail": 0, "new": 2 / 4}
+    # Four training interactions over eight products, each of which everybody sees once.
+    assert ours["popularity@10"] == pytest.approx(1 / 8)
+    assert ours["gini@10"] == 0.0
+
+
+def test_fairness_tells_every_system_by_group_and_shows_small_groups_without_judging_them() -> None:
+    shop = make_shop(CONFIG)
+    names = ["", "", *(f"phone {number}" for number in range(2, 30))]
+    fairness = measure(replace(shop, context_names={"device": names}), MODELS)[0]["fairness"]
+    assert fairness["minimum_queries"] == 100
+    assert set(fairness) == {"minimum_queries", "retrieval", "ranker", "two_stage", "baselines"}
+    assert set(fairness["baselines"]) == {"recent_popularity", "co_occurrence"}
+    # Ann's newest interaction before the cut-off is the third of all, on device 12; bob's is the ninth, on 18.
+    device = fairness["ranker"]["device"]
+    assert {name: group["queries"] for name, group in device["groups"].items()} == {"phone 12": 1, "phone 18": 1}
+    # Bob's 2 stands at rank 2.
+    assert device["groups"]["phone 18"]["ndcg@10"] == pytest.approx(1 / math.log2(3))
+    assert device["groups"]["phone 18"]["judged"] is False
+    assert device["gaps"] == {}
 
 
 def test_attainable_ranking_gives_each_system_its_share() -> None:

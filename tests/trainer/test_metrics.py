@@ -13,11 +13,14 @@ from tests.trainer.worlds import checkerboard_catalogue
 from trainer.config import EvaluationConfig
 from trainer.metrics import (
     auc,
+    average_popularity,
     average_precision,
-    bootstrap,
+    class_shares,
     content_vectors,
     coverage,
     diversity,
+    exposures,
+    gini,
     hit_rate,
     ndcg,
     novelty,
@@ -115,13 +118,29 @@ def test_order_keys_sort_as_a_stable_sort_of_the_scores(seed: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), limit=st.integers(1, 40))
-def test_limited_ranks_equal_the_full_ones_up_to_the_limit(seed: int, limit: int) -> None:
+@given(seed=st.integers(0, 10_000), limit=st.integers(1, 40), asked=st.integers(1, 20))
+def test_limited_ranks_equal_the_full_ones_up_to_the_limit(seed: int, limit: int, asked: int) -> None:
     rng = np.random.default_rng(seed)
     keys = order_keys(rng.integers(0, 5, (2, 30)).astype(np.float32), np.zeros((2, 30), bool))
-    truth = Lists(np.array([0, 3, 5]), rng.integers(0, 30, 5).astype(np.int32))
+    # With few products of truth per query they are compared with everything, with many only with the best of the list.
+    truth = Lists(np.array([0, asked, asked + 1]), rng.integers(0, 30, asked + 1).astype(np.int32))
     full = rank_truth(keys, truth)
-    assert rank_truth(keys, truth, limit).tolist() == np.minimum(full, limit + 1 if limit < 30 else 30).tolist()
+    assert rank_truth(keys, truth, limit).tolist() == np.minimum(full, limit + 1).tolist()
+
+
+def test_keys_do_not_depend_on_what_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores, excluded = rng.standard_normal((7, 30)).astype(np.float32), rng.random((7, 30)) < 0.2
+    whole = order_keys(scores, excluded)
+    monkeypatch.setattr("trainer.ranking._MADE_AT_ONCE", 60)
+    assert (order_keys(scores, excluded) == whole).all()
+
+
+def test_score_that_is_not_a_number_is_named_by_its_place_in_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.ranking._MADE_AT_ONCE", 2)
+    scores = np.array([[0.0, 1.0], [2.0, 1.0], [3.0, np.inf]], np.float32)
+    with pytest.raises(ValueError, match=r"received inf for catalogue row 1 in query 2 of the block"):
+        order_keys(scores, np.zeros((3, 2), bool))
 
 
 def test_score_that_is_not_a_number_is_named() -> None:
@@ -170,6 +189,40 @@ def test_novelty_is_the_surprise_of_the_list_in_bits() -> None:
     )
 
 
+def test_average_popularity_is_the_mean_share_of_the_training_interactions() -> None:
+    # Shares 1/4, 2/4, 1/4; the second list has one product only, the third none.
+    counts = np.array([0, 0, 1, 2, 1])
+    assert average_popularity(np.array([[2, 3], [3, 0], [0, 0]]), counts).tolist() == pytest.approx([3 / 8, 1 / 2, 0])
+
+
+def test_class_shares_divide_each_list_among_the_classes() -> None:
+    classes = np.array([2, 2, 0, 1, 2, 0])
+    # Products 2 and 5 are of class 0, 3 of 1, 4 of 2; padding counts for none.
+    shares = class_shares(np.array([[2, 5, 3, 4], [4, 0, 0, 0]]), classes, 3)
+    assert shares.tolist() == [[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]
+
+
+def test_exposures_count_places_in_lists_and_not_the_padding() -> None:
+    assert exposures(np.array([[2, 3, 0], [3, 4, 0]]), 6).tolist() == [0, 0, 1, 2, 1, 0]
+
+
+def test_gini_is_worked_by_hand() -> None:
+    # Ascending 1, 2, 5 with weights −2, 0, 2: (−2 + 10) / (3 · 8).
+    assert gini(np.array([5, 1, 2])) == pytest.approx(8 / 24)
+    assert gini(np.array([4, 4, 4])) == 0.0
+    # One of four has everything: 3/4.
+    assert gini(np.array([0, 0, 7, 0])) == pytest.approx(3 / 4)
+    assert gini(np.array([0, 0])) == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30))
+def test_gini_is_half_the_relative_mean_difference(values: list[int]) -> None:
+    counts = np.array(values)
+    expected = np.abs(counts[:, None] - counts).mean() / (2 * counts.mean()) if counts.any() else 0.0
+    assert gini(counts) == pytest.approx(expected)
+
+
 def test_diversity_is_one_minus_the_mean_cosine_of_pairs() -> None:
     # Products 2 and 3 are alike, 4 has nothing in common with them: cosines 1, 0, 0.
     content = sparse.csr_matrix(np.array([[0, 0], [0, 0], [1, 0], [1, 0], [0, 1]], float))
@@ -187,40 +240,6 @@ def test_content_vectors_tell_colours_apart() -> None:
 
 def test_catalogue_of_ids_alone_has_no_content() -> None:
     assert content_vectors(make_catalogue()) is None
-
-
-def test_bootstrap_interval_of_a_share_is_the_binomial_one() -> None:
-    # 400 shoppers, 30 % hits: standard error √(0.3 · 0.7 / 400) = 0.0229, ± 1.96 of it = 0.0449.
-    values = {"hit": np.repeat([1.0, 0.0], [120, 280])}
-    low, high = bootstrap(values, np.arange(400), samples=2_000, seed=3)["hit"]
-    assert low == pytest.approx(0.3 - 0.0449, abs=0.006)
-    assert high == pytest.approx(0.3 + 0.0449, abs=0.006)
-
-
-def test_bootstrap_pairs_systems_so_that_a_constant_gain_is_certain() -> None:
-    values = np.random.default_rng(0).random(50)
-    low, high = bootstrap({"gain": (values + 0.1) - values}, np.arange(50), samples=100, seed=3)["gain"]
-    assert (low, high) == pytest.approx((0.1, 0.1))
-
-
-def test_bootstrap_draws_all_queries_of_a_shopper_together() -> None:
-    # Ten shoppers with a hundred equal queries each know no more than ten.
-    values = np.repeat(np.random.default_rng(0).random(10), 100)
-    clustered = bootstrap({"x": values}, np.repeat(np.arange(10), 100), samples=500, seed=3)["x"]
-    alone = bootstrap({"x": values[::100]}, np.arange(10), samples=500, seed=3)["x"]
-    assert clustered == pytest.approx(alone)
-
-
-def test_bootstrap_leaves_out_queries_for_which_a_metric_is_undefined() -> None:
-    values = np.array([0.5, np.nan, 0.5, 0.5, np.nan, 0.5])
-    assert bootstrap({"auc": values}, np.arange(6), samples=50, seed=3)["auc"] == pytest.approx((0.5, 0.5))
-
-
-def test_bootstrap_is_the_same_for_the_same_seed() -> None:
-    values = {"x": np.random.default_rng(0).random(30)}
-    first, second, other = (bootstrap(values, np.arange(30), samples=60, seed=seed)["x"] for seed in (1, 1, 2))
-    assert first == second
-    assert first != other
 
 
 def test_validation_ndcg_ranks_all_candidates_in_full_batches() -> None:
