@@ -3,8 +3,10 @@
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from transform.tables import EVENT_TYPES, IMPRESSION, SEARCH
 
 # Unknown keys are refused, values are checked on construction.
 STRICT = ConfigDict(extra="forbid")
@@ -42,6 +44,28 @@ class TrainingConfig:
     seed: Count = 1
 
 
+def _history_type(name: str) -> str:
+    known = [known for known, number in EVENT_TYPES.items() if number not in (IMPRESSION, SEARCH)]
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
+HistoryType = Annotated[str, AfterValidator(_history_type)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TargetConfig:
+    """How much each interaction counts as a training target; as shipped all count the same."""
+
+    # Event type → weight, as "purchase: 3"; types that are not named weigh 1.
+    type_weights: dict[HistoryType, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+    # Products clicked where few shoppers look count more (trainer/target_weights.py).
+    inverse_propensity: bool = False
+    # Clips the inverse propensity, as a multiple of that of the position looked at most.
+    max_inverse_propensity: Annotated[float, Field(ge=1)] = 10.0
+
+
 @dataclass(frozen=True, config=STRICT)
 class RetrievalConfig:
     """Two towers: history and context on one side, products on the other."""
@@ -61,11 +85,21 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RankerConfig:
-    """Causal transformer over the newest interactions (SASRec)."""
+    """Transformer over the newest interactions."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    # SASRec's objective, or BERT4Rec's.
+    objective: Literal["next_item", "masked_item"] = "next_item"
+    # Masked item: share of a window's interactions that are masked, and of the windows whose newest alone is.
+    mask_share: Share = 0.2
+    mask_newest_share: Share = 0.1
     dim: Positive = 64
     history_length: Positive = 100
+    # Where in the history: distances bias the attention, or places are embedded (SASRec), or both.
+    positions: tuple[Literal["relative", "absolute"], ...] = ("relative",)
+    # Times between interactions bias the attention, where the data has a clock.
+    time_bias: bool = True
     blocks: Positive = 2
     heads: Positive = 2
     dropout: Share = 0.2
@@ -73,6 +107,37 @@ class RankerConfig:
     # Softmax over the whole catalogue up to this many products, over sampled negatives above.
     full_softmax_limit: Count = 50_000
     sampled_negatives: Positive = 2_048
+
+
+Part = Literal["retrieval", "history", "attention", "popularity", "age", "price", "shopper", "context"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class HeadConfig:
+    """The candidate head of stage two, trained on the validation span."""
+
+    # What it may read beside the ranker's score, where the data has it; none = candidates in the ranker's order.
+    parts: tuple[Part, ...] = (
+        "retrieval",
+        "history",
+        "attention",
+        "popularity",
+        "age",
+        "price",
+        "shopper",
+        "context",
+    )
+    hidden: Positive = 16
+    # Steps of one fit, and lists of candidates in a step.
+    steps: Positive = 400
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    # Shoppers are divided by a hash; each part is judged by a head that has not seen it.
+    folds: Annotated[int, Field(ge=2)] = 4
+    # Validation shoppers, drawn by a hash; 0 = all.
+    validation_users: Count = 4_000
+    seed: Count = 1
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,9 +8,9 @@ import tf_keras
 from protos.events_pb2 import EventType
 from transform.tables import PADDING
 
-# Upper ends of the time-gap buckets in seconds: 1, 2, 4 … 2²⁶ (two years).
-_GAP_BOUNDARIES = [1 << power for power in range(27)]
-GAP_BUCKETS = len(_GAP_BOUNDARIES) + 2
+# Time-gap buckets end at 1, 2, 4 … 2²⁶ seconds (two years).
+_GAP_BOUNDARIES = 27
+GAP_BUCKETS = _GAP_BOUNDARIES + 2
 HOUR_BUCKETS = 25
 # Share of request gaps that training hides, so that a request without a time is no surprise.
 _HIDDEN_GAPS = 0.1
@@ -25,8 +25,10 @@ def gap_buckets(earlier: tf.Tensor, later: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 in [0, GAP_BUCKETS): 0 = unknown, 1 = less than a second, then one bucket per doubling.
     """
-    gap = tf.maximum(later - earlier, 0)[..., tf.newaxis]
-    bucket = 1 + tf.reduce_sum(tf.cast(gap >= tf.constant(_GAP_BOUNDARIES, tf.int64), tf.int32), axis=-1)
+    gap = tf.maximum(later - earlier, 0)
+    # The exponent of a float64 is the whole part of the logarithm, exactly; that of 0 is far below 0.
+    exponent = tf.bitwise.right_shift(tf.bitcast(tf.cast(gap, tf.float64), tf.int64), 52) - 1_023
+    bucket = 2 + tf.cast(tf.clip_by_value(exponent, -1, _GAP_BOUNDARIES - 1), tf.int32)
     return tf.where((earlier > 0) & (later > 0), bucket, 0)
 
 

@@ -1,4 +1,4 @@
-"""Stage two: a causal transformer over the newest interactions (SASRec, Kang and McAuley 2018)."""
+"""Stage two: a transformer over the newest interactions, causal (SASRec) or masked (BERT4Rec)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 import tf_keras
 
+from trainer.attention import Attention, SlotPairs
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RankerConfig
 from trainer.data import Catalogue
@@ -14,6 +15,7 @@ from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding,
 from trainer.item_encoder import ItemEncoder
 from trainer.losses import sampled_softmax_loss, softmax_loss
 from trainer.model_files import load_weights, read_description
+from trainer.objectives import make_objective
 from trainer.repeats import RepeatWeights, add_repeat_gain, repeat_gain, shared_repeat_gain
 from trainer.transformer import Block, dropout, split_seed
 from transform.tables import FIRST, PADDING
@@ -40,15 +42,29 @@ class Ranker(tf_keras.Model):
         self.item_encoder = ItemEncoder(catalogue.schema, config.dim, config.id_dropout)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.full_softmax = catalogue.size <= config.full_softmax_limit
+        self.objective = make_objective(config)
+        self.has_timestamps = catalogue.schema.has_timestamps
         self.history_embedding = HistoryEmbedding(
-            config.dim, config.history_length, has_timestamps=catalogue.schema.has_timestamps, positions=True
+            config.dim, config.history_length, self.has_timestamps, positions="absolute" in config.positions
         )
-        self.request_gap = RequestGapEmbedding(config.dim) if catalogue.schema.has_timestamps else None
-        self.blocks = [Block(config.dim, config.heads, config.dropout, f"block_{n}") for n in range(config.blocks)]
+        # A masked slot is asked at its own time, which its neighbours' gaps tell.
+        self.request_gap = RequestGapEmbedding(config.dim) if self.has_timestamps and self.objective.causal else None
+        self.blocks = [self._block(number) for number in range(config.blocks)]
         self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
         self.repeat_weights = RepeatWeights(config.dim, config.history_length)
         for layer in (self.history_embedding, *self.blocks, self.state_norm, self.repeat_weights):
             layer.build((None, None, config.dim))
+
+    def _block(self, number: int) -> Block:
+        config = self.config
+        attention = Attention(
+            config.dim,
+            config.heads,
+            config.history_length,
+            positions="relative" in config.positions,
+            times=config.time_bias and self.has_timestamps,
+        )
+        return Block(attention, config.dropout, f"block_{number}")
 
     def encode(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> RankerState:
         """States of shoppers, which `score` takes.
@@ -58,22 +74,28 @@ class Ranker(tf_keras.Model):
                 int64 [B, L] seconds; context_timestamp int64 [B], 0 = unknown.
             table: [V, dim] from `item_table()`, which spares encoding the catalogue anew.
         """
+        batch = self.objective.question(batch)
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
         states = self.states(items, batch)
         return RankerState(states[:, -1], rows, self.repeat_weights(states, rows >= FIRST, newest_only=True)[:, 0])
 
     def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """State at every slot, which knows that slot and those before it: items [B, L, dim] → [B, L, dim]."""
+        """State at every slot, of a history as the objective shows it: items [B, L, dim] → [B, L, dim]."""
         slot_seed, gap_seed, *block_seeds = split_seed(seed, 2 + len(self.blocks))
-        valid = batch["history_rows"] > PADDING
+        pairs = self._pairs(batch)
         slots = self.history_embedding(items, batch)
         if self.request_gap is not None:
             slots += self.request_gap(batch["history_timestamps"], times_after(batch), gap_seed)
         slots = dropout(slots, self.config.dropout, slot_seed)
         for block, block_seed in zip(self.blocks, block_seeds, strict=True):
-            slots = block(slots, valid, block_seed)
+            slots = block(slots, pairs, block_seed)
         return self.state_norm(slots)
+
+    def _pairs(self, batch: HistoryBatch) -> SlotPairs:
+        timed = self.config.time_bias and self.has_timestamps
+        timestamps = batch["history_timestamps"] if timed else None
+        return SlotPairs(batch["history_rows"] > PADDING, timestamps, self.objective.causal)
 
     def item_table(self) -> tf.Tensor:
         """Fused item representations of the whole catalogue, [V, dim]: what `encode` takes as `table`."""

@@ -13,6 +13,7 @@ from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_determin
 from trainer.metrics import validation_ndcg
 from trainer.model_files import save_model
 from trainer.negatives import MixtureSampler
+from trainer.objectives import make_objective
 from trainer.queries import Queries, validation_queries
 from trainer.ranker import Ranker
 from trainer.windows import TrainingWindows
@@ -58,6 +59,7 @@ class RankerSteps:
     def __init__(self, windows: TrainingWindows, catalogue: Catalogue, config: RankerConfig) -> None:
         self.windows = windows
         self.config = config
+        self.objective = make_objective(config)
         self.sampled = catalogue.size > config.full_softmax_limit
         half = config.sampled_negatives // 2
         self.sampler = MixtureSampler(windows.target_share(catalogue.size), half, config.sampled_negatives - half)
@@ -66,7 +68,7 @@ class RankerSteps:
         """Steps of an epoch, the same in every process."""
         rng = np.random.default_rng([self.config.training.seed, number, 1])
         for batch in self.windows.epoch(number):
-            inputs: Batch = {**self.windows.history(batch), "targets": self.windows.target_rows(batch)}
+            inputs: Batch = self.objective.training(self.windows, batch, rng)
             if self.sampled:
                 inputs["negative_rows"], inputs["negative_log_counts"] = self.sampler.draw(rng)
             yield Step(inputs, batch.windows, partial(self.windows.user_ids, batch))

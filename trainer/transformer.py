@@ -1,11 +1,9 @@
-"""Blocks of a causal pre-norm transformer, with dropout whose randomness is given from outside."""
+"""Blocks of a pre-norm transformer, with dropout whose randomness is given from outside."""
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
-# Added to the scores of keys that may not be attended to.
-_MASKED = -1e9
+from trainer.attention import Attention, SlotPairs
 
 
 def dropout(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -28,35 +26,6 @@ def split_seed(seed: tf.Tensor | None, parts: int) -> list[tf.Tensor | None]:
     if seed is None:
         return [None] * parts
     return tf.unstack(tf.random.split(seed, parts, alg="philox"))
-
-
-class CausalAttention(tf_keras.layers.Layer):
-    """Multi-head attention (Vaswani et al. 2017) of each slot to itself and the valid slots before it."""
-
-    def __init__(self, dim: int, heads: int, name: str) -> None:
-        super().__init__(name=name)
-        self.dim = dim
-        self.heads = heads
-        self.projection = tf_keras.layers.Dense(3 * dim, name="projection")
-        self.output_projection = tf_keras.layers.Dense(dim, name="output_projection")
-
-    def build(self, input_shape: tf.TensorShape) -> None:
-        self.projection.build((None, self.dim))
-        self.output_projection.build((None, self.dim))
-        super().build(input_shape)
-
-    def call(self, slots: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """[B, L, dim] and bool [B, L] → [B, L, dim]."""
-        length, width = slots.shape[1], self.dim // self.heads
-        projected = tf.reshape(self.projection(slots), [-1, length, 3, self.heads, width])
-        query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))
-        scores = tf.matmul(query * width**-0.5, key, transpose_b=True)
-        # Every slot sees itself, padding too: a softmax over nothing is not a number.
-        before = np.tril(np.ones((length, length), bool), -1)
-        allowed = (before & valid[:, tf.newaxis, tf.newaxis, :]) | np.eye(length, dtype=bool)
-        weights = tf.nn.softmax(tf.where(allowed, scores, _MASKED))
-        mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
-        return self.output_projection(tf.reshape(mixed, [-1, length, self.dim]))
 
 
 class GatedFeedForward(tf_keras.layers.Layer):
@@ -82,22 +51,26 @@ class GatedFeedForward(tf_keras.layers.Layer):
 class Block(tf_keras.layers.Layer):
     """x += dropout(attention(norm(x))); x += dropout(feed-forward(norm(x)))."""
 
-    def __init__(self, dim: int, heads: int, rate: float, name: str) -> None:
+    def __init__(self, attention: Attention, rate: float, name: str) -> None:
         super().__init__(name=name)
         self.rate = rate
-        self.dim = dim
+        self.dim = attention.dim
         self.attention_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
-        self.attention = CausalAttention(dim, heads, "attention")
+        self.attention = attention
         self.feed_forward_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
-        self.feed_forward = GatedFeedForward(dim, "feed_forward")
+        self.feed_forward = GatedFeedForward(self.dim, "feed_forward")
 
     def build(self, input_shape: tf.TensorShape) -> None:
         for layer in (self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward):
             layer.build((None, None, self.dim))
         super().build(input_shape)
 
-    def call(self, slots: tf.Tensor, valid: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """[B, L, dim], bool [B, L] → [B, L, dim]; dropout only with a seed."""
+    def call(self, slots: tf.Tensor, pairs: SlotPairs, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """[B, L, dim] → [B, L, dim]; dropout only with a seed."""
         attention_seed, feed_forward_seed = split_seed(seed, 2)
-        slots += dropout(self.attention(self.attention_norm(slots), valid), self.rate, attention_seed)
+        slots += dropout(self.attention(self.attention_norm(slots), pairs), self.rate, attention_seed)
         return slots + dropout(self.feed_forward(self.feed_forward_norm(slots)), self.rate, feed_forward_seed)
+
+    def attention_weights(self, slots: tf.Tensor, pairs: SlotPairs) -> tf.Tensor:
+        """What the block attends to, given its input: [B, L, dim] → [B, heads, L, L]."""
+        return self.attention.weights(self.attention_norm(slots), pairs)

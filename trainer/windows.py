@@ -30,42 +30,48 @@ class TrainingWindows:
     """Cuts each shopper's training interactions into windows, each slot with its target.
 
     A shopper with interactions 0 … n − 1 has the slots −1 … n − 1. Slot −1 is an empty history, whose target is where
-    the shopper began; slot t has seen the interactions up to t. Slots are cut into windows from the newest backwards.
+    the shopper began; slot t has seen the interactions up to t. Slots are cut into windows from the newest backwards;
+    where there is more than one window, the length of the newest is drawn anew in each epoch, so that the slots at the
+    start of a window, which see little before them, are not always the same.
 
     The target of a slot is the next interaction. A basket has no inner order, so the target is drawn anew in each epoch
     from the whole *next* basket: a product is never predicted from its own basket, in which nothing occurs twice,
     whereas across baskets people do buy again. Slots of the last training basket have no target.
     """
 
-    def __init__(self, sequences: Sequences, history_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        history_length: int,
+        batch_size: int,
+        seed: int,
+        target_weights: np.ndarray | None = None,
+    ) -> None:
         """Args:
         sequences: all interactions; only those before `train_end` are read.
         history_length: L, slots of the longest windows.
         batch_size: windows of length L in a batch; shorter windows come in proportionally larger batches.
         seed: of order and draws.
+        target_weights: float32 [N], how much each interaction counts as a target; None = all the same.
         """
         self.sequences = sequences
+        self._target_weights = target_weights
         self.history_length = history_length
         self.seed = seed
         self._place, self._next_first, self._next_size, slot_offsets = _slots(sequences)
-        self._users, self._first, self._last = _cut(slot_offsets, history_length)
-        lengths = sorted({-(-history_length // 2**halving) for halving in range(_HALVINGS)})
-        bucket = np.searchsorted(lengths, self._last - self._first)
-        self._buckets = [
-            (length, batch_size * history_length // length, np.flatnonzero(bucket == number))
-            for number, length in enumerate(lengths)
-            if (bucket == number).any()
-        ]
+        self._slot_offsets = slot_offsets
+        self._batch_size = batch_size
 
     @property
     def count(self) -> int:
-        """Windows of an epoch."""
-        return len(self._users)
+        """Windows of the first epoch; the others differ by a few."""
+        return len(self._cut(self._rng(0))[0])
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
-        return sum(-(-len(windows) // size) for _, size, windows in self._buckets)
+        """Batches of the first epoch; the others differ by a few."""
+        _, first, last = self._cut(self._rng(0))
+        return sum(-(-len(windows) // size) for _, size, windows in self._buckets(last - first))
 
     def target_share(self, catalogue_size: int) -> np.ndarray:
         """Share of each catalogue row among all targets, in expectation over the draws: float64 [V], sums to 1."""
@@ -82,14 +88,15 @@ class TrainingWindows:
 
     def epoch(self, number: int) -> Iterator[WindowBatch]:
         """Batches of an epoch; the same epoch number gives the same batches in every process."""
-        rng = np.random.default_rng([self.seed, number])
+        rng = self._rng(number)
+        users, first, last = self._cut(rng)
         batches = []
-        for length, size, windows in self._buckets:
+        for length, size, windows in self._buckets(last - first):
             order = rng.permutation(windows)
             batches += [(length, size, order[start : start + size]) for start in range(0, len(order), size)]
         for index in rng.permutation(len(batches)):
             length, size, chosen = batches[index]
-            yield self._batch(length, size, chosen, rng)
+            yield self._batch(length, size, (users[chosen], first[chosen], last[chosen]), rng)
 
     def user_ids(self, batch: WindowBatch) -> list[str]:
         """Shoppers whose windows these are."""
@@ -113,14 +120,45 @@ class TrainingWindows:
         """Catalogue rows to predict, int32 [B, L]; 0 = none."""
         return np.where(batch.targets != NONE, self.sequences.rows[batch.targets], 0).astype(np.int32)
 
-    def _batch(self, length: int, size: int, windows: np.ndarray, rng: np.random.Generator) -> WindowBatch:
+    def weights(self, places: np.ndarray) -> np.ndarray:
+        """How much the interactions at `places` count as targets, float32 of the same shape; `NONE` counts nothing."""
+        there = places != NONE
+        if self._target_weights is None:
+            return there.astype(np.float32)
+        return np.where(there, self._target_weights[places], 0).astype(np.float32)
+
+    def _rng(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch])
+
+    def _cut(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Windows of an epoch: shopper, first slot, slot after the last; int64 [W] each."""
+        longest = self.history_length
+        newest = np.full(len(self._slot_offsets) - 1, longest)
+        long = np.diff(self._slot_offsets) > longest
+        newest[long] = rng.integers(longest // 2, longest, long.sum(), endpoint=True).clip(1)
+        return _cut(self._slot_offsets, longest, newest)
+
+    def _buckets(self, lengths: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+        """Padded length, windows in a batch, and which windows: of each length that occurs."""
+        longest = self.history_length
+        padded = sorted({-(-longest // 2**halving) for halving in range(_HALVINGS)})
+        bucket = np.searchsorted(padded, lengths)
+        return [
+            (length, self._batch_size * longest // length, np.flatnonzero(bucket == number))
+            for number, length in enumerate(padded)
+            if (bucket == number).any()
+        ]
+
+    def _batch(
+        self, length: int, size: int, windows: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.Generator
+    ) -> WindowBatch:
+        count = len(windows[0])
         users = np.full(size, NONE, np.int64)
-        users[: len(windows)] = self._users[windows]
         first, last = np.zeros((2, size, 1), np.int64)
-        first[: len(windows), 0], last[: len(windows), 0] = self._first[windows], self._last[windows]
+        users[:count], first[:count, 0], last[:count, 0] = windows
         slots = last - length + np.arange(length)
         inside = slots >= first
-        inside[len(windows) :] = False
+        inside[count:] = False
         slots = np.where(inside, slots, 0)
         sizes = self._next_size[slots]
         draws = self._next_first[slots] + (rng.random(slots.shape) * sizes).astype(np.int64)
@@ -160,10 +198,18 @@ def _basket_stops(sequences: Sequences) -> np.ndarray:
     return starts[np.cumsum(opens)]
 
 
-def _cut(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows of at most `length` slots, from each shopper's newest slot backwards: shopper, first slot, slot after."""
-    pieces = -(-np.diff(offsets) // length)
+def _cut(offsets: np.ndarray, length: int, newest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows from each shopper's newest slot backwards: shopper, first slot, slot after.
+
+    Args:
+        offsets: int64 [U + 1] of the shoppers' slots.
+        length: slots of a window, at most.
+        newest: int64 [U] slots of each shopper's newest window, at most.
+    """
+    counts = np.diff(offsets)
+    pieces = np.where(counts > 0, 1 + -(-np.maximum(counts - newest, 0) // length), 0)
     users = np.repeat(np.arange(len(pieces)), pieces)
     number = np.arange(len(users)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    last = offsets[1:][users] - number * length
-    return users, np.maximum(last - length, offsets[:-1][users]), last
+    last = offsets[1:][users] - np.where(number == 0, 0, newest[users] + (number - 1) * length)
+    size = np.where(number == 0, newest[users], length)
+    return users, np.maximum(last - size, offsets[:-1][users]), last
