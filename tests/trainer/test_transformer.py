@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.transformer import Block, CausalAttention, GatedFeedForward, dropout, split_seed
+from trainer.attention import Attention, SlotPairs
+from trainer.transformer import Block, GatedFeedForward, dropout, split_seed
 
 SEED = tf.constant([1, 2])
 
@@ -30,23 +31,6 @@ def test_split_seeds_differ() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_attention_equals_softmax_written_out() -> None:
-    layer = CausalAttention(4, 2, "attention")
-    slots = np.random.default_rng(1).normal(size=(1, 3, 4)).astype(np.float32)
-    valid = np.array([[False, True, True]])
-    actual = layer(slots, valid)
-    query, key, value = np.split(layer.projection(slots).numpy()[0], 3, axis=-1)
-    # Slot 0 is padding and sees itself; slot 1 sees itself; slot 2 sees slots 1 and 2.
-    seen = {0: [0], 1: [1], 2: [1, 2]}
-    mixed = np.zeros((3, 4))
-    for slot, others in seen.items():
-        for head in (slice(0, 2), slice(2, 4)):
-            scores = np.array([query[slot, head] @ key[other, head] for other in others]) / np.sqrt(2)
-            weights = np.exp(scores) / np.exp(scores).sum()
-            mixed[slot, head] = weights @ value[others, head]
-    np.testing.assert_allclose(actual[0], layer.output_projection(mixed.astype(np.float32)), atol=1e-5)
-
-
 def test_feed_forward_is_swiglu() -> None:
     layer = GatedFeedForward(2, "feed_forward")
     slots = np.random.default_rng(1).normal(size=(1, 3, 2)).astype(np.float32)
@@ -58,11 +42,13 @@ def test_feed_forward_is_swiglu() -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_block_is_causal() -> None:
-    block = Block(4, 2, 0.0, "block")
+def test_block_is_causal_where_its_pairs_are() -> None:
+    block = Block(Attention(4, 2, 5, positions=True, times=False), 0.0, "block")
     slots = np.random.default_rng(1).normal(size=(1, 5, 4)).astype(np.float32)
     changed = slots.copy()
-    changed[0, 3:] += 1
-    valid = tf.ones([1, 5], tf.bool)
-    np.testing.assert_allclose(block(changed, valid)[0, :3], block(slots, valid)[0, :3], atol=1e-6)
-    assert not np.allclose(block(changed, valid)[0, 3:], block(slots, valid)[0, 3:])
+    # Not one number for all: the norm would take it away.
+    changed[0, 3:] += [1, 2, 3, 5]
+    for causal in (True, False):
+        pairs = SlotPairs(tf.ones([1, 5], tf.bool), None, causal)
+        assert np.allclose(block(changed, pairs)[0, :3], block(slots, pairs)[0, :3], atol=1e-6) == causal
+        assert not np.allclose(block(changed, pairs)[0, 3:], block(slots, pairs)[0, 3:])

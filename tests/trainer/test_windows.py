@@ -57,9 +57,14 @@ def test_interactions_after_the_training_span_are_neither_read_nor_predicted() -
 def test_long_histories_are_cut_from_the_newest_without_losing_any() -> None:
     windows = TrainingWindows(make_sequences([list(range(20))]), 8, 1, seed=1)
     assert pairs(windows) == [(NONE, 0), *((place, place + 1) for place in range(19))]
-    # 21 slots: the newest window ends with the last interaction.
-    longest = [batch.places for batch in windows.epoch(0) if batch.places.shape[1] == 8]
-    assert any(places[0].tolist() == list(range(12, 20)) for places in longest)
+    # 21 slots: the newest window ends with the last interaction and holds four to eight, anew in each epoch.
+    newest = {
+        tuple(places[places != NONE].tolist())
+        for epoch in range(40)
+        for places in (batch.places[0] for batch in windows.epoch(epoch))
+        if places[-1] == 19
+    }
+    assert newest == {tuple(range(20 - size, 20)) for size in range(4, 9)}
 
 
 def test_windows_are_left_padded_to_the_smallest_length_that_holds_them() -> None:
@@ -110,10 +115,16 @@ def test_inputs_are_the_interactions_of_the_slots() -> None:
 
 
 def test_the_request_of_a_window_is_when_its_newest_target_came() -> None:
-    # Four slots cut from the newest backwards by two: [−1, 0 | 1, 2]; slot 0 predicts the interaction at 1,001.
     windows = TrainingWindows(make_sequences([[0, 1, 2]]), 2, 1, seed=1)
-    requests = {int(windows.history(batch)["context_timestamp"][0]) for batch in windows.epoch(0)}
-    assert requests == {0, 1_001}
+    seen = {
+        frozenset(
+            time for batch in windows.epoch(epoch) for time in windows.history(batch)["context_timestamp"].tolist()
+        )
+        for epoch in range(20)
+    }
+    # Cut as [−1, 0 | 1, 2] slot 0 predicts the interaction at 1,001, the newest none; cut as [−1 | 0, 1 | 2] slot −1
+    # predicts that at 1,000 and slot 1 that at 1,002.
+    assert seen == {frozenset({0, 1_001}), frozenset({1_000, 1_002, 0})}
 
 
 @settings(max_examples=40, deadline=None)
