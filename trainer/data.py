@@ -1,7 +1,7 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,20 @@ from transform.feature_schema import read_schema
 from transform.tables import FIRST, RESERVED_LINES
 
 _PARSE_BATCH = 1_024
+_INTEGERS: dict[str, type[np.generic]] = {
+    "rows": np.int32,
+    "types": np.int8,
+    "labels": np.int32,
+    "timestamps": np.int64,
+    "sessions": np.int32,
+    "baskets": np.int32,
+    "devices": np.int32,
+    "regions": np.int32,
+    "positions": np.int32,
+    "surfaces": np.int32,
+}
+# What a shop may not know of any interaction, with the value that says so.
+_WAY_IN: dict[str, int | float] = {"positions": 0, "surfaces": 0, "propensities": np.nan}
 
 
 class DamagedRecordError(ValueError):
@@ -56,6 +70,21 @@ class Sequences:
     baskets: np.ndarray  # int32 [N]
     devices: np.ndarray  # int32 [N]; all 0 where absent
     regions: np.ndarray  # int32 [N]; all 0 where absent
+    # How the shopper met the product; left out (empty) means unknown for all. Only training reads them: whoever asks
+    # for a recommendation does not know yet where it will be shown.
+    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 [N], 1 = first, 0 = unknown
+    surfaces: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 [N] ids of surface.txt
+    propensities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # float32 [N] logged, or NaN
+
+    def __post_init__(self) -> None:
+        for name, unknown in _WAY_IN.items():
+            values = getattr(self, name)
+            if not len(values):
+                object.__setattr__(self, name, np.full(len(self.rows), unknown, values.dtype))
+            elif len(values) != len(self.rows):
+                raise ValueError(
+                    f"{name}: must have a value for each of {len(self.rows)} interactions, received {len(values)}."
+                )
 
     @property
     def lengths(self) -> np.ndarray:
@@ -120,17 +149,17 @@ def load_sequences(transform_dir: Path) -> Sequences:
     user_ids: list[str] = []
     ends: list[tuple[int, int]] = []
     lengths: list[int] = []
-    names = ("rows", "types", "labels", "timestamps", "sessions", "baskets", "devices", "regions")
-    dtypes = (np.int32, np.int8, np.int32, np.int64, np.int32, np.int32, np.int32, np.int32)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*_INTEGERS, "propensities")}
     for example in _examples(transform_dir, "sequences"):
         user_ids.append(example["user_id"].bytes_list.value[0].decode())
         ends.append((example["train_end"].int64_list.value[0], example["validation_end"].int64_list.value[0]))
         length = len(example["rows"].int64_list.value)
         lengths.append(length)
-        for name, dtype in zip(names, dtypes, strict=True):
+        for name, dtype in _INTEGERS.items():
             values = np.array(example[name].int64_list.value, dtype)
             parts[name].append(values if len(values) == length else np.zeros(length, dtype))
+        logged = np.array(example["propensities"].float_list.value, np.float32)
+        parts["propensities"].append(logged if len(logged) == length else np.full(length, np.nan, np.float32))
     if not user_ids:
         raise DamagedRecordError(f"{transform_dir}: the sequences TFRecords hold no shopper. Check the events table.")
     end_array = np.array(ends, np.int64)
@@ -139,7 +168,7 @@ def load_sequences(transform_dir: Path) -> Sequences:
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         end_array[:, 0],
         end_array[:, 1],
-        **{name: np.concatenate(parts[name]) for name in names},
+        **{name: np.concatenate(values) for name, values in parts.items()},
     )
 
 

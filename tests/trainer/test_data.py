@@ -1,5 +1,6 @@
 """Reading the transform's TFRecords: what was written comes back by row; damage is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,30 @@ def test_sequences_lie_end_to_end(directory: Path) -> None:
 
 def test_a_context_the_data_lack_reads_as_absent(directory: Path) -> None:
     assert load_sequences(directory).devices.tolist() == [0, 0, 0, 0]
+
+
+def test_a_way_in_that_nothing_tells_reads_as_unknown(directory: Path) -> None:
+    sequences = load_sequences(directory)
+    assert sequences.positions.tolist() == sequences.surfaces.tolist() == [0, 0, 0, 0]
+    assert np.isnan(sequences.propensities).all()
+
+
+def test_positions_surfaces_and_logged_propensities_are_read_where_a_shopper_has_them(directory: Path) -> None:
+    ends = {"train_end": integers(1), "validation_end": integers(1)}
+    way_in = {"positions": integers(4, 0), "surfaces": integers(2, 0), "propensities": floats(0.25, np.nan)}
+    names = ("types", "labels", "timestamps", "sessions", "baskets")
+    same_length = {name: integers(1, 2) for name in names}
+    example = {"user_id": texts(b"bob"), "rows": integers(3, 2), **same_length, **ends, **way_in}
+    write(directory / "sequences-00001-of-00002.tfrecord", [example])
+    sequences = load_sequences(directory)
+    assert sequences.positions.tolist() == [0, 0, 0, 4, 0]
+    assert sequences.surfaces.tolist() == [0, 0, 0, 2, 0]
+    np.testing.assert_array_equal(sequences.propensities, np.float32([np.nan, np.nan, np.nan, 0.25, np.nan]))
+
+
+def test_positions_of_another_length_are_refused(directory: Path) -> None:
+    with pytest.raises(ValueError, match="positions: must have a value for each of 4 interactions, received 2"):
+        replace(load_sequences(directory), positions=np.array([1, 2], np.int32))
 
 
 def test_a_truncated_file_is_named(directory: Path) -> None:

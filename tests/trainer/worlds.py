@@ -120,6 +120,8 @@ def checkerboard_sequences(
         baskets=(order // basket_size).astype(np.int32),
         devices=np.full(total, FIRST, np.int32),
         regions=(FIRST + colour).astype(np.int32),
+        positions=(1 + order % 8).astype(np.int32),
+        surfaces=np.full(total, FIRST, np.int32),
     )
 
 
@@ -170,6 +172,7 @@ def _product(catalogue: Catalogue, row: int) -> dict[str, list]:
 def _shopper(sequences: Sequences, user: int) -> dict[str, list]:
     own = slice(sequences.offsets[user], sequences.offsets[user + 1])
     names = ("rows", "types", "labels", "timestamps", "sessions", "baskets", "devices", "regions")
+    names += ("positions", "surfaces")
     return {
         "user_id": [sequences.user_ids[user].encode()],
         "train_end": [sequences.train_end[user]],

@@ -21,6 +21,7 @@ from tests.transform.small_tables import (
     table,
     write,
 )
+from trainer.propensity import load_position_counts
 from transform.beam_transform import check_report, run_transform
 from transform.checks import DataError
 from transform.config import BeamConfig, SplitConfig
@@ -31,12 +32,13 @@ from transform.reading import Report, Source
 EVENTS = [
     event("ann", "sku-b", 0, device="mobile", price=2.0),
     event("ann", "sku-b", 60, "purchase", device="mobile", price=2.0, quantity=2),
-    event("ann", "sku-a", 90, device="mobile", price=1.0),
-    event("bob", "sku-b", 3 * DAY, device="desktop", price=2.0),
-    event("ann", "sku-new", 8 * DAY, device="tablet", price=4.0),
+    event("ann", "sku-a", 90, "impression", device="mobile", surface="search", position=3),
+    event("ann", "sku-a", 90, device="mobile", price=1.0, surface="search", position=3),
+    event("bob", "sku-b", 3 * DAY, device="desktop", price=2.0, surface="home", position=1),
+    event("ann", "sku-new", 8 * DAY, device="tablet", price=4.0, surface="email", position=2),
     event("bob", "sku-only-here", 8 * DAY + 5, device="desktop"),
     event("ann", "sku-a", 9 * DAY + 3_600, "add_to_cart", device="mobile", price=1.0),
-    event("bob", "sku-a", 9 * DAY + 7_200, "impression", device="desktop"),
+    event("bob", "sku-a", 9 * DAY + 7_200, "impression", device="desktop", surface="home", position=1),
 ]
 ITEMS = [
     {
@@ -88,6 +90,22 @@ def test_context_ids_come_from_the_training_span(output: Path) -> None:
     assert read_vocabulary(output / "vocabularies" / "device.txt")[2:] == ["mobile", "desktop"]
     assert by_user(output)["ann"]["devices"] == [2, 2, 1, 2]
     assert by_user(output)["ann"]["regions"] == []
+
+
+def test_positions_and_surfaces_are_the_ways_in(output: Path) -> None:
+    # home and search happen as often in training, email only afterwards.
+    assert read_vocabulary(output / "vocabularies" / "surface.txt")[2:] == ["search", "home"]
+    assert by_user(output)["ann"]["positions"] == [0, 3, 2, 0]
+    assert by_user(output)["ann"]["surfaces"] == [0, 2, 1, 0]
+    assert "propensities" not in by_user(output)["ann"]
+
+
+def test_positions_are_counted_exactly_in_the_training_span(output: Path) -> None:
+    home = {"surface": "home", "position": 1, "impressions": 0, "clicks": 1}
+    search = {"surface": "search", "position": 3, "impressions": 1, "clicks": 1}
+    assert json.loads((output / "statistics.json").read_text())["positions"] == [home, search]
+    counts = load_position_counts(output)
+    assert (counts.rows.tolist(), counts.surfaces.tolist()) == ([ROWS["sku-b"], ROWS["sku-a"]], [3, 2])
 
 
 def test_shoppers_are_sorted_within_the_file_of_their_bucket(output: Path, data: Path) -> None:
@@ -160,7 +178,7 @@ def test_schema_lists_the_features_of_this_shop_in_order(output: Path) -> None:
 
 def test_statistics_are_exact(output: Path) -> None:
     found = json.loads((output / "statistics.json").read_text())
-    assert (found["rows_read"], found["interactions"], found["collapsed"], found["impressions"]) == (8, 6, 1, 1)
+    assert (found["rows_read"], found["interactions"], found["collapsed"], found["impressions"]) == (9, 6, 1, 2)
     assert found["spans"] == {
         "train": {"interactions": 3, "users": 2},
         "validation": {"interactions": 2, "users": 2},
@@ -182,6 +200,7 @@ def test_samples_are_flat_and_told_by_span(output: Path) -> None:
         "weekday": [2],  # 10 January 2024, a Wednesday
         "price": [1.0],
         "quantity": [1.0],
+        "position": [],
         "category": [b"Clothing"],
     }
     assert len(examples(output, "samples/events-train.tfrecord")) == 3
@@ -231,6 +250,8 @@ def test_order_alone_is_enough_for_leave_one_out(tmp_path: Path) -> None:
     write(tmp_path / "data", "events", rows)
     run_transform(tmp_path / "data", tmp_path, config(split=SplitConfig(method="leave_one_out")))
     assert by_user(tmp_path)["b"]["timestamps"] == [0, 1, 2, 3]
+    assert {"positions", "surfaces", "propensities"}.isdisjoint(by_user(tmp_path)["b"])
+    assert json.loads((tmp_path / "statistics.json").read_text())["positions"] == []
     assert (by_user(tmp_path)["b"]["train_end"], by_user(tmp_path)["b"]["validation_end"]) == ([2], [3])
     schema = read_schema(tmp_path)
     assert (schema.has_timestamps, list(schema.item), schema.catalogue_size) == (False, [], 5)
@@ -253,8 +274,8 @@ def test_bad_rows_go_to_the_dead_letters_with_place_and_reason(dirty: Path, outp
     run_transform(dirty, tmp_path, config(max_bad_share=0.5))
     letters = [json.loads(line) for file in sorted((tmp_path / "dead_letter").iterdir()) for line in file.open()]
     assert [(letter["file"], letter["row"]) for letter in letters] == [
-        (str(dirty / "events.parquet"), 8),
         (str(dirty / "events.parquet"), 9),
+        (str(dirty / "events.parquet"), 10),
         (str(dirty / "items.parquet"), 3),
     ]
     assert "It looks like milliseconds" in letters[0]["reason"]
@@ -262,7 +283,7 @@ def test_bad_rows_go_to_the_dead_letters_with_place_and_reason(dirty: Path, outp
     assert letters[1]["reason"] == "item_id: must not be empty, received ''."
     assert letters[2]["reason"] == "item_id: must occur once in the table, received 'sku-a'."
     found = json.loads((tmp_path / "statistics.json").read_text())
-    assert (found["rows_read"], sum(found["rejected"].values()), found["items_repeated"]) == (10, 2, 1)
+    assert (found["rows_read"], sum(found["rejected"].values()), found["items_repeated"]) == (11, 2, 1)
     records = [name for name in files_of(output) if name.endswith(".tfrecord")]
     assert [files_of(tmp_path)[name] for name in records] == [files_of(output)[name] for name in records]
 
@@ -271,9 +292,9 @@ def test_too_many_bad_rows_stop_with_counts_and_the_first_example(dirty: Path, t
     with pytest.raises(DataError) as caught:
         run_transform(dirty, tmp_path, config(max_bad_share=0.1))
     message = str(caught.value)
-    assert "2 of 10 rows of the table 'events' are bad (20.00%; transform.max_bad_share allows 10.00%)" in message
+    assert "2 of 11 rows of the table 'events' are bad (18.18%; transform.max_bad_share allows 10.00%)" in message
     assert "item_id: must not be empty (1 rows)" in message
-    assert f"The first: {dirty / 'events.parquet'}, row 8 (from 0): timestamp: must be in seconds" in message
+    assert f"The first: {dirty / 'events.parquet'}, row 9 (from 0): timestamp: must be in seconds" in message
 
 
 # --- errors
