@@ -33,14 +33,23 @@ def _train_ranker(config: Config, place: Place) -> None:
     train_ranker(place.step("transform"), place.output, config.ranker, place.log_dir("ranker"))
 
 
+def _stages(place: Place) -> tuple[Path, Path, Path]:
+    return place.step("transform"), place.step("train-retrieval"), place.step("train-ranker")
+
+
+def _train_head(config: Config, place: Place) -> None:
+    from trainer.head_training import train_head
+
+    train_head(*_stages(place), place.output, config.head, config.evaluation, place.log_dir("head"))
+
+
 def _evaluate(config: Config, place: Place) -> None:
     from pipeline.attainable import load_oracle
     from trainer.evaluation import evaluate
 
     evaluate(
-        place.step("transform"),
-        place.step("train-retrieval"),
-        place.step("train-ranker"),
+        *_stages(place),
+        place.step("train-head"),
         place.output,
         config.evaluation,
         place.log_dir("evaluation"),
@@ -54,8 +63,7 @@ def _export(config: Config, place: Place) -> None:
     from trainer.data import load_catalogue
     from trainer.export import export
 
-    models = (place.step("transform"), place.step("train-retrieval"), place.step("train-ranker"))
-    export(*models, place.output, config.export, place.log_dir("export"))
+    export(*_stages(place), place.step("train-head"), place.output, config.export, place.log_dir("export"))
     write_product_lookup(load_catalogue(place.step("transform")), place.output / PRODUCTS_FILE)
     write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
 
@@ -66,8 +74,9 @@ STEPS: tuple[Step, ...] = (
     Step("validate", ("transform",), ("validate",), _validate),
     Step("train-retrieval", ("transform", "validate"), ("retrieval",), _train_retrieval, resumes=True),
     Step("train-ranker", ("transform", "validate"), ("ranker",), _train_ranker, resumes=True),
-    Step("evaluate", ("transform", "train-retrieval", "train-ranker"), ("evaluation",), _evaluate),
-    Step("export", ("transform", "train-retrieval", "train-ranker"), ("export",), _export),
+    Step("train-head", ("transform", "train-retrieval", "train-ranker"), ("head", "evaluation"), _train_head),
+    Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
+    Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
 )
 
 
@@ -89,6 +98,7 @@ def assemble_metrics(run: Path) -> Path:
         StepError: one of the two has not run.
     """
     metrics = _measured(run, "evaluate", "metrics.json")
+    metrics["head"] = _measured(run, "train-head", "head.json")
     metrics["index"] = _measured(run, "export", "index.json")
     metrics["dataset"]["name"] = json.loads((run / CONFIG).read_text(encoding="utf-8"))["name"]
     path = run / "metrics.json"

@@ -11,6 +11,7 @@ import tensorflow as tf
 from scipy import sparse
 
 from trainer.baseline_selection import POPULARITY, Baselines, fit_baselines
+from trainer.candidate_head import load_head
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.fairness import MINIMUM_QUERIES, fairness_report
@@ -27,7 +28,7 @@ from trainer.queries import Queries, Span, Split, build_queries, build_rolling_q
 from trainer.rank_systems import RANKER, RETRIEVAL, TWO_STAGE, Protocol, rank_systems
 from trainer.ranker import load_ranker
 from trainer.retrieval import load_retrieval
-from trainer.scorers import Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
+from trainer.scorers import HeadScorer, Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
 from trainer.segments import groupings
 from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 
@@ -70,6 +71,7 @@ def evaluate(
     transform_dir: Path,
     retrieval_dir: Path,
     ranker_dir: Path,
+    head_dir: Path,
     output: Path,
     config: EvaluationConfig,
     log_dir: Path,
@@ -84,6 +86,7 @@ def evaluate(
         transform_dir: output of `tandem transform`.
         retrieval_dir: output of `tandem train-retrieval`.
         ranker_dir: output of `tandem train-ranker`.
+        head_dir: output of `tandem train-head`.
         output: an existing folder.
         config: protocols and cut-offs.
         log_dir: for TensorBoard.
@@ -95,12 +98,14 @@ def evaluate(
     shop = load_shop(transform_dir, config)
     catalogue = shop.catalogue
     block = block_size(catalogue.size)
+    ranker = load_ranker(ranker_dir, catalogue)
     models: dict[str, Scorer] = {
         RETRIEVAL: RetrievalScorer(load_retrieval(retrieval_dir, catalogue), block),
-        RANKER: RankerScorer(load_ranker(ranker_dir, catalogue), block),
+        RANKER: RankerScorer(ranker, block),
     }
+    head = HeadScorer(load_head(head_dir, catalogue), ranker, catalogue, block)
     statistics = json.loads((transform_dir / "statistics.json").read_text(encoding="utf-8"))
-    metrics, examples = measure(shop, models, oracle)
+    metrics, examples = measure(shop, models, oracle, head)
     metrics["dataset"] = {**_facts(statistics), **metrics["dataset"]}
     _write(output / "metrics.json", metrics)
     _write(output / "examples.json", examples)
@@ -119,7 +124,7 @@ def load_shop(transform_dir: Path, config: EvaluationConfig) -> Shop:
 
 
 def measure(
-    shop: Shop, models: Mapping[str, Scorer], oracle: Oracle | None = None
+    shop: Shop, models: Mapping[str, Scorer], oracle: Oracle | None = None, head: HeadScorer | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Everything that metrics.json and examples.json say.
 
@@ -127,6 +132,7 @@ def measure(
         shop: data and configuration.
         models: scorers by name: "retrieval", "ranker".
         oracle: as in `evaluate`.
+        head: orders the candidates of both stages together; without one they stand in the ranker's order.
 
     Raises:
         EvaluationError: no shopper can be asked anything.
@@ -137,7 +143,7 @@ def measure(
     own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
     systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
 
-    headline, *others = rank_systems("test", systems, candidates, block)
+    headline, *others = rank_systems("test", systems, candidates, block, head)
     metrics = {"dataset": {"protocol": _protocol(shop, asked[0])}, **shop.report(headline, fitted[0])}
     attributes = groupings(headline.queries, shop.catalogue, shop.context_names)
     for system, segments in segment_report(headline, attributes).items():
@@ -156,12 +162,12 @@ def measure(
     scorers = {**models, **fitted[0].scorers}
     visitors = shop.queries("test", new_visitors=True)
     if len(visitors):
-        (ranked,) = rank_systems("new visitors", [(visitors, scorers)], candidates, block)
+        (ranked,) = rank_systems("new visitors", [(visitors, scorers)], candidates, block, head)
         metrics["cold_start"]["new_visitors"] = shop.report(ranked, fitted[0])
     if shop.split.method == "time" and shop.config.rolling_users:
         rolling = build_rolling_queries(shop.sequences, shop.catalogue, shop.split, "test", shop.config, 1)
         if len(rolling):
-            (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block)
+            (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block, head)
             metrics["protocols"]["rolling_next"] = shop.report(ranked, fitted[0])
     return metrics, _examples(headline, shop)
 
@@ -210,8 +216,8 @@ def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
         **queries.counts,
         "candidates": "products known before the cut-off" if shop.split.method == "time" else "the whole catalogue",
         "availability": "not asked: the catalogue tells it for the day it was written",
-        "two_stage": f"{shop.config.candidates} candidates in the ranker's order, then the rest; candidates are the "
-        "shopper's own newest products, unless seen ones are excluded, and the retrieval's best",
+        "two_stage": f"{shop.config.candidates} candidates in the order of stage two, then the rest; candidates are "
+        "the shopper's own newest products, unless seen ones are excluded, and the retrieval's best",
         "refit": False,
         "intervals": f"95 %, percentile bootstrap over shoppers, {shop.config.bootstrap_samples} resamples",
     }

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.baselines import choose_recent_popularity
+from trainer.candidate_features import product_facts
+from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
@@ -56,6 +58,7 @@ class _World:
     sequences: Sequences
     retrieval: RetrievalModel
     ranker: Ranker
+    head: CandidateHead
     config: ExportConfig
 
     @property
@@ -66,7 +69,13 @@ class _World:
 
 
 def export(
-    transform_dir: Path, retrieval_dir: Path, ranker_dir: Path, output: Path, config: ExportConfig, log_dir: Path
+    transform_dir: Path,
+    retrieval_dir: Path,
+    ranker_dir: Path,
+    head_dir: Path,
+    output: Path,
+    config: ExportConfig,
+    log_dir: Path,
 ) -> None:
     """Writes the SavedModels `output`/recommender and `output`/item_encoder, and `output`/index.json.
 
@@ -74,6 +83,7 @@ def export(
         transform_dir: output of the transform.
         retrieval_dir: trained retrieval model.
         ranker_dir: trained ranker.
+        head_dir: trained candidate head.
         output: folder to write into; what an earlier export left there is replaced.
         config: index and widths.
         log_dir: TensorBoard scalars of the index.
@@ -93,6 +103,7 @@ def export(
         load_sequences(transform_dir),
         load_retrieval(retrieval_dir, catalogue),
         load_ranker(ranker_dir, catalogue),
+        load_head(head_dir, catalogue),
         config,
     )
     log.info("export: vectors of %d products", catalogue.size - FIRST)
@@ -190,8 +201,10 @@ def _recommender(
         project_items=retrieval.project_items,
         encode=ranker.encode,
         score=ranker.score,
+        head=world.head,
         retrieval_items=items,
         ranker_items=_of_all_rows(ranker.item_vectors, catalogue.size),
+        facts=product_facts(catalogue),
         retrieval_history=retrieval.config.history_length,
         ranker_history=ranker.config.history_length,
     )
@@ -284,6 +297,7 @@ def _write_metadata(output: Path, world: _World, report: dict[str, Any]) -> None
         "products": world.catalogue.size - FIRST,
         "recommendable": report["n"],
         "dimensions": {"retrieval": report["dim"], "ranker": world.ranker.config.dim},
+        "head": list(world.head.parts),
         "custom_ops": ["Scann"] if report["kind"] == ScannIndex.kind else [],
         "tensorflow": tf.__version__,
     }

@@ -9,8 +9,8 @@ import numpy as np
 
 from trainer.metrics import COVERAGE_LENGTH
 from trainer.queries import Queries
-from trainer.ranking import order_keys, rank_truth, top_rows, two_stage_keys
-from trainer.scorers import Scorer
+from trainer.ranking import candidate_rows, order_keys, rank_truth, reordered_keys, top_rows, two_stage_keys
+from trainer.scorers import HeadScorer, Scorer
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 5.0
@@ -36,7 +36,11 @@ class Protocol:
 
 
 def rank_systems(
-    name: str, variants: Sequence[tuple[Queries, Mapping[str, Scorer]]], candidates: int, block: int
+    name: str,
+    variants: Sequence[tuple[Queries, Mapping[str, Scorer]]],
+    candidates: int,
+    block: int,
+    head: HeadScorer | None = None,
 ) -> list[Protocol]:
     """Ranks the candidates of every query by every system, and by both stages together if both are there.
 
@@ -46,12 +50,13 @@ def rank_systems(
             scorer that several variants share is asked once.
         candidates: C, what stage one hands to stage two.
         block: queries at once.
+        head: orders the candidates of both stages together; without one they stand in the ranker's order.
 
     Returns:
         One protocol per variant.
     """
     first = variants[0][0]
-    pieces = [_Pieces(len(queries.known_from)) for queries, _ in variants]
+    pieces = [_Pieces(len(queries.known_from), head) for queries, _ in variants]
     started = said = time.monotonic()
     for start, stop in first.blocks(block):
         distinct = {id(scorer): scorer for _, scorers in variants for scorer in scorers.values()}
@@ -70,7 +75,8 @@ def rank_systems(
 class _Pieces:
     """What the blocks of one variant gave so far."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, head: HeadScorer | None) -> None:
+        self.head = head
         self.candidates: list[np.ndarray] = []
         self.reachable = np.zeros(size, bool)
         self.ranks: dict[str, list[np.ndarray]] = {}
@@ -83,9 +89,13 @@ class _Pieces:
         self.reachable |= ~excluded.all(axis=0)
         keys = {system: order_keys(values, excluded) for system, values in scores.items()}
         if RETRIEVAL in keys and RANKER in keys:
-            keys[TWO_STAGE] = two_stage_keys(
-                keys[RETRIEVAL], keys[RANKER], queries.own_products(start, stop, candidates), candidates
-            )
+            chosen = queries.own_products(start, stop, candidates)
+            if self.head is None:
+                keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], chosen, candidates)
+            else:
+                rows = candidate_rows(keys[RETRIEVAL], chosen, candidates)
+                given = (np.take_along_axis(scores[stage], rows, axis=1) for stage in (RANKER, RETRIEVAL))
+                keys[TWO_STAGE] = reordered_keys(keys[RETRIEVAL], rows, self.head.scores(queries, start, rows, *given))
         for system, own in keys.items():
             self.ranks.setdefault(system, []).append(rank_truth(own, truth))
             self.lists.setdefault(system, []).append(top_rows(own, COVERAGE_LENGTH))

@@ -89,6 +89,35 @@ def two_stage_keys(retrieval: np.ndarray, ranker: np.ndarray, own: np.ndarray, c
     return np.where((chosen >= last) & (chosen > 0), ranker | _RETRIEVED, retrieval)
 
 
+def candidate_rows(retrieval: np.ndarray, own: np.ndarray, candidates: int) -> np.ndarray:
+    """The candidates of `two_stage_keys`.
+
+    Args:
+        retrieval: uint64 [B, V] of `order_keys`.
+        own: bool [B, V], products that are candidates whatever the retrieval says.
+        candidates: C.
+
+    Returns:
+        int32 [B, C] catalogue rows, own products first; 0 where there are fewer.
+    """
+    return top_rows(np.where(own & (retrieval > 0), retrieval | _RETRIEVED, retrieval), candidates)
+
+
+def reordered_keys(retrieval: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Keys of both stages together, as `two_stage_keys`, where stage two has scored the candidates alone.
+
+    Args:
+        retrieval: uint64 [B, V] of `order_keys`.
+        rows: int32 [B, C] of `candidate_rows`; 0 = none.
+        scores: [B, C] of stage two.
+    """
+    descending = np.uint64(_LAST_ROW) - rows.astype(np.uint64)
+    own = (order_keys(scores, rows == 0) >> _ROW_BITS << _ROW_BITS) | descending | _RETRIEVED
+    keys = retrieval.copy()
+    np.put_along_axis(keys, rows, np.where(rows == 0, np.uint64(0), own), axis=1)
+    return keys
+
+
 def rank_truth(keys: np.ndarray, truth: Lists, limit: int | None = None) -> np.ndarray:
     """Ranks of the truth: 1 + the candidates that stand before it.
 

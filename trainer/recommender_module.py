@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from trainer.candidate_features import Candidates, ProductFacts
 from trainer.index import ABSENT_SCORE, Index
 from trainer.ranker import RankerState
 from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
@@ -42,7 +43,7 @@ def fetched(sizes: Sizes) -> int:
 
 @dataclass(frozen=True)
 class Stages:
-    """What the graph needs of the two trained models; D and E are their dimensions, V the catalogue's rows."""
+    """What the graph needs of the trained models; D and E are the stages' dimensions, V the catalogue's rows."""
 
     # (history batch, retrieval_items [V, D]) → [B, D]
     query_embeddings: Callable[[Tensors, tf.Tensor], tf.Tensor]
@@ -52,8 +53,11 @@ class Stages:
     encode: Callable[[Tensors, tf.Tensor], RankerState]
     # (state of B shoppers, vectors [B, C, E], rows int32 [B, C]) → [B, C]
     score: Callable[[RankerState, tf.Tensor, tf.Tensor], tf.Tensor]
+    # (candidates [B, C], the ranker's scores and the retrieval's [B, C]) → [B, C]
+    head: Callable[[Candidates, tf.Tensor, tf.Tensor], tf.Tensor]
     retrieval_items: np.ndarray  # float32 [V, D]
     ranker_items: np.ndarray  # float32 [V, E]
+    facts: ProductFacts  # of numpy arrays [V]
     retrieval_history: int  # longest history each of them takes
     ranker_history: int
 
@@ -117,6 +121,8 @@ class RecommenderModule(tf.Module):
         )
         self.retrieval_items = tf.Variable(stages.retrieval_items, trainable=False, name="retrieval_items")
         self.ranker_items = tf.Variable(stages.ranker_items, trainable=False, name="ranker_items")
+        # Untracked, so that only what the head reads is saved.
+        self._facts = Untracked(ProductFacts(*(tf.Variable(values, trainable=False) for values in stages.facts)))
         self.prior = tf.Variable(prior, trainable=False, name="prior")
         self.recommendable = tf.Variable(recommendable, trainable=False, name="recommendable")
         # However many are excluded or found already, this many popular products fill an answer.
@@ -132,14 +138,16 @@ class RecommenderModule(tf.Module):
     def recommend(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The best K products: item_ids string [B, K], scores float32 [B, K], best first."""
         batch = self._batch(history_item_ids, optional)
-        rows, _ = self._candidates(batch, self.sizes.candidates)
-        rows, scores, _ = self._rank(batch, rows)
+        query = self._query(batch)
+        rows, _ = self._candidates(batch, query, self.sizes.candidates)
+        rows, scores, _ = self._rank(batch, query, rows)
         rows, scores = rows[:, : self.sizes.answer], scores[:, : self.sizes.answer]
         return {"item_ids": self.ids_by_row(rows), "scores": scores}
 
     def retrieve(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The C candidates of stage one: item_ids string [B, C], scores float32 [B, C], best first."""
-        rows, scores = self._candidates(self._batch(history_item_ids, optional), self.sizes.candidates)
+        batch = self._batch(history_item_ids, optional)
+        rows, scores = self._candidates(batch, self._query(batch), self.sizes.candidates)
         return {"item_ids": self.ids_by_row(rows), "scores": scores}
 
     def rank(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
@@ -151,7 +159,7 @@ class RecommenderModule(tf.Module):
         rows = self.rows_by_id(candidate_item_ids)
         rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.candidates])
         excluded = _is_in(rows, batch["excluded_rows"])
-        _, scores, places = self._rank(batch, tf.where(excluded, PADDING, rows))
+        _, scores, places = self._rank(batch, self._query(batch), tf.where(excluded, PADDING, rows))
         return {"item_ids": tf.gather(candidate_item_ids, places, batch_dims=1), "scores": scores}
 
     def similar_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
@@ -207,22 +215,20 @@ class RecommenderModule(tf.Module):
         stages = self._stages.value
         return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
 
-    def _candidates(self, batch: Tensors, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _candidates(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and scores of stage one, [B, width] each: the shopper's own newest products and the nearest others.
 
         Where people buy again, what they had is what they most often take; an embedding of the whole history cannot be
         near all of it.
         """
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        query = self._query(batch)
         rows, scores = self._nearest(query, newcomer, batch["excluded_rows"], width)
         if self.sizes.exclude_history:
             return rows, scores
         own = batch["history_rows"][:, -min(self.sizes.history, width // 2) :]
         usable = tf.gather(self.recommendable, own) & ~_is_in(own, batch["excluded_rows"]) & ~_repeated(own)
         own = tf.where(usable, own, PADDING)
-        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, own))
-        own_scores = tf.where(usable, tf.einsum("bd,bnd->bn", query, vectors), ABSENT_SCORE)
+        own_scores = tf.where(usable, self._likeness(query, own), ABSENT_SCORE)
         others = ~_is_in(rows, own)
         room = width - tf.reduce_sum(tf.cast(usable, tf.int32), axis=1, keepdims=True)
         others &= tf.cumsum(tf.cast(others, tf.int32), axis=1) <= room
@@ -275,11 +281,19 @@ class RecommenderModule(tf.Module):
         all_scores = tf.concat([scores, tf.where(usable, popular_scores, ABSENT_SCORE)], axis=1)
         return _best(all_rows, all_scores, rows.shape[1])
 
-    def _rank(self, batch: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _likeness(self, query: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Scores of stage one: queries [B, D], rows int32 [B, N] → [B, N]."""
+        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, rows))
+        return tf.einsum("bd,bnd->bn", query, vectors)
+
+    def _rank(self, batch: Tensors, query: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
         stages = self._stages.value
-        state = stages.encode(_newest(batch, stages.ranker_history), self.ranker_items)
+        newest = _newest(batch, stages.ranker_history)
+        state = stages.encode(newest, self.ranker_items)
         scores = stages.score(state, tf.gather(self.ranker_items, rows), rows)
+        candidates = Candidates(rows, newest, self.ranker_items, self._facts.value)
+        scores = stages.head(candidates, scores, self._likeness(query, rows))
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
         scores = tf.where(newcomer, tf.gather(self.prior, rows), scores)
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)

@@ -1,10 +1,13 @@
-"""Scores of the whole catalogue for queries, from whatever can give them: models, baselines, a known truth."""
+"""Scores for queries, from whatever can give them: models, baselines, a known truth."""
 
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.candidate_features import Candidates, ProductFacts, product_facts
+from trainer.candidate_head import CandidateHead
+from trainer.data import Catalogue
 from trainer.queries import BLOCK, Queries
 from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
@@ -66,6 +69,44 @@ class RankerScorer:
         """Scores for the queries [start, stop): float32 [B, V]."""
         batch = queries.batch(start, stop, size=self._block, history_length=self._length)
         return self._score(batch).numpy()[: stop - start]
+
+
+class HeadScorer:
+    """Stage two as it answers: the candidate head over the candidates of stage one."""
+
+    def __init__(self, head: CandidateHead, ranker: Ranker, catalogue: Catalogue, block: int) -> None:
+        self._length, self._block = ranker.config.history_length, block
+        table = ranker.item_table()
+        facts = ProductFacts(*(tf.constant(values) for values in product_facts(catalogue)))
+
+        # No Python control flow depends on a tensor, and converting it would take ten seconds.
+        @tf.function(autograph=False)
+        def score(
+            batch: dict[str, tf.Tensor], rows: tf.Tensor, ranker_scores: tf.Tensor, retrieval_scores: tf.Tensor
+        ) -> tf.Tensor:
+            return head(Candidates(rows, batch, table, facts), ranker_scores, retrieval_scores)
+
+        self._score = score
+
+    def scores(
+        self, queries: Queries, start: int, rows: np.ndarray, ranker_scores: np.ndarray, retrieval_scores: np.ndarray
+    ) -> np.ndarray:
+        """Scores of candidates of consecutive queries.
+
+        Args:
+            queries: whose candidates they are.
+            start: first query.
+            rows: int32 [B, C] catalogue rows; 0 = none.
+            ranker_scores: float32 [B, C].
+            retrieval_scores: float32 [B, C].
+
+        Returns:
+            float32 [B, C].
+        """
+        batch = queries.batch(start, start + len(rows), size=self._block, history_length=self._length)
+        fill = ((0, self._block - len(rows)), (0, 0))
+        given = (np.pad(values, fill) for values in (rows, ranker_scores, retrieval_scores))
+        return self._score(batch, *given).numpy()[: len(rows)]
 
 
 class OracleScorer:

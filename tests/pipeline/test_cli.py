@@ -113,7 +113,16 @@ def test_asking_where_nobody_listens_names_the_target(tmp_path: Path, capsys: py
 
 
 def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("transform", "validate", "train-retrieval", "train-ranker", "evaluate", "export", "publish"):
+    for command in (
+        "transform",
+        "validate",
+        "train-retrieval",
+        "train-ranker",
+        "train-head",
+        "evaluate",
+        "export",
+        "publish",
+    ):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -11,7 +11,8 @@ import pytest
 from tests.trainer.small_shop import LEAVE_ONE_OUT, PURCHASE, TIME, VIEW, make_catalogue, make_sequences
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.baselines import training_interactions
-from trainer.config import EvaluationConfig, RankerConfig, RetrievalConfig
+from trainer.candidate_head import CandidateHead, save_head
+from trainer.config import EvaluationConfig, HeadConfig, RankerConfig, RetrievalConfig
 from trainer.data import Catalogue
 from trainer.evaluation import EvaluationError, Shop, evaluate, measure
 from trainer.model_files import save_model
@@ -231,10 +232,11 @@ def test_evaluate_loads_the_models_and_writes_strict_json(tmp_path: Path) -> Non
     retrieval, ranker = RetrievalConfig(dim=8, history_length=6, heads=1), RankerConfig(dim=8, history_length=4)
     save_model(tmp_path / "one", "retrieval", RetrievalModel(catalogue, retrieval), retrieval, catalogue.schema)
     save_model(tmp_path / "two", "ranker", Ranker(catalogue, ranker), ranker, catalogue.schema)
+    save_head(tmp_path / "three", CandidateHead(catalogue, HeadConfig()), catalogue)
     output, logs = tmp_path / "out", tmp_path / "logs"
     output.mkdir()
 
-    evaluate(tmp_path / "transform", tmp_path / "one", tmp_path / "two", output, CONFIG, logs)
+    evaluate(tmp_path / "transform", tmp_path / "one", tmp_path / "two", tmp_path / "three", output, CONFIG, logs)
 
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["dataset"]["protocol"]["n_queries"] == 32

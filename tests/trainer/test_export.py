@@ -14,13 +14,18 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tests.trainer.exported import ServedModel
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
-from trainer.config import ExportConfig, RankerConfig, RetrievalConfig
-from trainer.data import Catalogue, load_catalogue
+from trainer.candidate_features import Candidates, product_facts
+from trainer.candidate_head import CandidateHead, save_head
+from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig
+from trainer.data import Catalogue, load_catalogue, load_sequences
 from trainer.export import ExportError, export
 from trainer.index import ABSENT_SCORE
 from trainer.model_files import save_model
+from trainer.queries import build_queries, load_split
 from trainer.ranker import Ranker
+from trainer.ranking import candidate_rows, order_keys
 from trainer.retrieval import RetrievalModel
+from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
 from transform.tables import EVENT_TYPES
 
 L, K, C, X, D = 8, 6, 10, 4, 8
@@ -30,7 +35,7 @@ STRANGER = "sold-by-someone-else"
 
 
 class World:
-    """A shop, two models that have learned nothing, and where their export is."""
+    """A shop, three models that have learned nothing, and where their export is."""
 
     def __init__(self, folder: Path, unavailable: tuple[int, ...] = ()) -> None:
         catalogue = checkerboard_catalogue()
@@ -42,17 +47,20 @@ class World:
         tf.keras.utils.set_random_seed(3)
         self.retrieval = RetrievalModel(self.catalogue, RetrievalConfig(dim=D, history_length=L, heads=2))
         self.ranker = Ranker(self.catalogue, RankerConfig(dim=D, history_length=L, heads=2, blocks=1))
-        for model in (self.retrieval, self.ranker):
+        self.head = CandidateHead(self.catalogue, HeadConfig())
+        for model in (self.retrieval, self.ranker, self.head):
             # Weights as they start are so small that nearly everything is a tie.
             for weight in model.trainable_variables:
                 weight.assign_add(tf.random.normal(weight.shape, stddev=0.5))
         save_model(folder / "retrieval", "retrieval", self.retrieval, self.retrieval.config, self.catalogue.schema)
+        save_head(folder / "head", self.head, self.catalogue)
         save_model(folder / "ranker", "ranker", self.ranker, self.ranker.config, self.catalogue.schema)
 
     def export(self, name: str, config: ExportConfig) -> Path:
         """The folder that the export wrote."""
         output = self.folder / name
-        export(self.transform, self.folder / "retrieval", self.folder / "ranker", output, config, self.folder / "logs")
+        models = (self.folder / name for name in ("retrieval", "ranker", "head"))
+        export(self.transform, *models, output, config, self.folder / "logs")
         return output
 
     def ids(self, *rows: int) -> list[str]:
@@ -78,9 +86,12 @@ class World:
         dots[~self.catalogue.available] = -np.inf
         dots[list(excluded)] = -np.inf
         candidates = own_and_nearest(rows, dots)
-        scores = self.ranker.score_catalogue(self.ranker.encode(batch), self.ranker.item_table()).numpy()[0]
-        best = candidates[np.argsort(-scores[candidates])][:K]
-        return self.ids(*best), scores[best]
+        table = self.ranker.item_table()
+        ranked = self.ranker.score_catalogue(self.ranker.encode(batch), table).numpy()[:, candidates]
+        given = Candidates(tf.constant(candidates[None].astype(np.int32)), batch, table, product_facts(self.catalogue))
+        scores = self.head(given, ranked, dots[None, candidates]).numpy()[0]
+        best = np.argsort(-scores)[:K]
+        return self.ids(*candidates[best]), scores[best]
 
 
 def own_and_nearest(history: Sequence[int], dots: np.ndarray) -> np.ndarray:
@@ -295,6 +306,35 @@ def test_rank_orders_the_candidates_given(world: World, served: ServedModel) -> 
     answer = served("rank", history_item_ids=history, candidate_item_ids=[given])
     assert names(answer)[0][:K] == best
     np.testing.assert_allclose(answer["scores"][0, :K], scores, rtol=1e-4, atol=1e-5)
+
+
+def test_rank_scores_as_the_evaluation_does(world: World, served: ServedModel) -> None:
+    sequences = load_sequences(world.transform)
+    queries = build_queries(
+        sequences, world.catalogue, load_split(world.transform), "test", EvaluationConfig(), L
+    ).take(np.arange(6))
+    retrieval, ranker = (
+        scorer.scores(queries, 0, 6) for scorer in (RetrievalScorer(world.retrieval, 8), RankerScorer(world.ranker, 8))
+    )
+    keys = order_keys(retrieval, queries.excluded(0, 6))
+    rows = candidate_rows(keys, queries.own_products(0, 6, C), C)
+    given = (np.take_along_axis(scores, rows, axis=1) for scores in (ranker, retrieval))
+    expected = HeadScorer(world.head, world.ranker, world.catalogue, 8).scores(queries, 0, rows, *given)
+    batch = queries.batch(0, 6)
+    kinds = {number: name for name, number in EVENT_TYPES.items()} | {0: ""}
+    answer = served(
+        "rank",
+        history_item_ids=world.catalogue.item_ids[batch["history_rows"]],
+        candidate_item_ids=world.catalogue.item_ids[rows],
+        history_event_types=[[kinds[kind] for kind in line] for line in batch["history_types"]],
+        history_timestamps=batch["history_timestamps"],
+        context_timestamp=batch["context_timestamp"],
+        context_device=[f"device-{number}" for number in batch["context_device"]],
+        context_region=[f"region-{number}" for number in batch["context_region"]],
+    )
+    order = np.argsort(-expected, axis=1)
+    assert names(answer) == world.catalogue.item_ids[np.take_along_axis(rows, order, axis=1)].tolist()
+    np.testing.assert_allclose(answer["scores"], np.take_along_axis(expected, order, axis=1), rtol=1e-4, atol=1e-4)
 
 
 def test_rank_keeps_duplicates_and_names_unknown_products(world: World, served: ServedModel) -> None:
