@@ -11,7 +11,7 @@ HEADLINE = "ndcg@10"
 _FOUND = "recall@10"
 _TABLE_METRICS = ("ndcg@10", "recall@10", "recall@100", "hit_rate@10", "mrr", "map@10")
 # Of these more is not always better, so that none is marked as the best.
-_CHARACTER_METRICS = ("auc", "coverage@100", "novelty@10", "diversity@10")
+_CHARACTER_METRICS = ("auc", "coverage@100", "novelty@10", "diversity@10", "popularity@10", "gini@10")
 _CHART_METRICS = (HEADLINE, _FOUND, "recall@100")
 _OURS = {"two_stage": "Two stages", "ranker": "Ranker alone", "retrieval": "Retrieval alone"}
 _SEGMENTS = {
@@ -24,6 +24,7 @@ _GROUPS = {
     "tail": "Tail",
     "new": "New: none in training",
 }
+_CLASS_SIZES = {"candidates": "All candidates", "truth": "What shoppers chose"}
 _PROTOCOLS = {
     "exclude_seen=true": "With products met before left out",
     "exclude_seen=false": "With products met before kept in",
@@ -184,13 +185,45 @@ def character_table(models: Sequence[Model]) -> Table | None:
     return Table("The whole order, and what the lists are like", ["Model", *(label(name) for name in names)], rows)
 
 
+def popularity_table(models: Sequence[Model], sizes: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """How the recommendations divide into popular and rare products, beside what there is and what was chosen.
+
+    Args:
+        models: of one protocol.
+        sizes: "popularity_classes" of metrics.json.
+    """
+    names = _measured(models, [f"{group}_share@10" for group in _GROUPS])
+    if not names:
+        return None
+    groups = [name.removesuffix("_share@10") for name in names]
+    rows = [
+        Row(written, [Cell(share(sizes[key][group])) for group in groups])
+        for key, written in _CLASS_SIZES.items()
+        if key in sizes
+    ]
+    for model in models:
+        cells = [Cell(ABSENT if (value := model.value(name)) is None else share(value)) for name in names]
+        rows.append(Row(model.name, cells, model.tone))
+    return Table("Whose products the first ten are", ["", *map(group_name, groups)], rows)
+
+
+def group_name(group: str) -> str:
+    """A group of metrics.json as words; values of the shop's own data as they are."""
+    return _GROUPS.get(group, group)
+
+
 def _measured(models: Sequence[Model], names: Sequence[str]) -> list[str]:
     return [name for name in names if any(model.value(name) is not None for model in models)]
 
 
 def _metric_cell(model: Model, name: str, best: float | None) -> Cell:
     value = model.value(name)
-    return Cell(metric(value), interval(model.interval(name)), best=bool(value) and value == best)
+    form = _small_share if name.startswith("popularity") else metric
+    return Cell(form(value), interval(model.interval(name), form), best=bool(value) and value == best)
+
+
+def _small_share(value: float | None) -> str:
+    return ABSENT if value is None else share(value, 3)
 
 
 def difference_table(models: Sequence[Model], differences: Mapping[str, Any]) -> Table | None:
@@ -227,7 +260,7 @@ def segment_tables(models: Sequence[Model]) -> list[Table]:
             figures = [
                 model.metrics.get("segments", {}).get(segment, {}).get(group, {}).get(HEADLINE) for model in models
             ]
-            rows.append(Row(_GROUPS.get(group, group), [Cell(count(ours["queries"])), *_best_marked(figures)]))
+            rows.append(Row(group_name(group), [Cell(count(ours["queries"])), *_best_marked(figures)]))
         caption = _SEGMENTS.get(segment, readable(segment))
         tables.append(Table(caption, ["", "Shoppers", *(model.name for model in models)], rows))
     return tables

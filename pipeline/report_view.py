@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.charts import curve_chart
+from pipeline.report_fairness import Fairness, fairness
 from pipeline.report_models import (
     HEADLINE,
     Model,
@@ -17,6 +18,7 @@ from pipeline.report_models import (
     metric_charts,
     metric_table,
     models_of,
+    popularity_table,
     protocol_tables,
     readable,
     segment_tables,
@@ -35,6 +37,8 @@ GLOSSARY = (
     ("Coverage@100", "the share of the catalogue that appears in somebody's first 100"),
     ("Novelty@10", "how unexpected the products are: bits of surprise at meeting them among the training interactions"),
     ("Diversity@10", "how much the content of one list's products differs; 0 is ten times the same"),
+    ("Popularity@10", "the share of all training interactions that a recommended product has, averaged"),
+    ("Gini@10", "how unequally the first ten are spread over the candidates; 0 is evenly, 1 is all on one product"),
     ("95 % interval", "bootstrap over shoppers: where the figure would lie with other shoppers of the same shop"),
 )
 _SPANS = {"train": "Training", "validation": "Validation", "test": "Test"}
@@ -92,6 +96,7 @@ class View:
     missing: list[str]
     protocol_tables: list[Table]
     segment_tables: list[Table]
+    fairness: Fairness | None
     learning: list[Curves]
     index: list[tuple[str, str]]
     data: list[tuple[str, str]]
@@ -111,7 +116,12 @@ def view(results: Results) -> View:
     models = models_of(metrics)
     attainable, differences = metrics.get("attainable") or {}, metrics.get("differences") or {}
     tables = [metric_table("Every model, with 95 % intervals", models, attainable)]
-    tables += [table for table in (difference_table(models, differences), character_table(models)) if table]
+    more = (
+        difference_table(models, differences),
+        character_table(models),
+        popularity_table(models, metrics.get("popularity_classes") or {}),
+    )
+    tables += [table for table in more if table]
     return View(
         name=metrics["dataset"].get("name") or results.run.name,
         verdict=verdict(models, differences),
@@ -121,6 +131,7 @@ def view(results: Results) -> View:
         missing=_missing(metrics),
         protocol_tables=protocol_tables(metrics.get("protocols") or {}),
         segment_tables=segment_tables(models) + cold_start_tables(metrics.get("cold_start") or {}),
+        fairness=fairness(metrics.get("fairness") or {}, models),
         learning=[_curves(name, results.histories.get(step, [])) for step, name in _TRAINED.items()],
         index=_index(metrics.get("index") or {}),
         data=_data(results.statistics),

@@ -31,6 +31,10 @@ def measured(ndcg: float, recall: float) -> dict[str, Any]:
     return {
         **figures,
         "coverage@100": 0.5,
+        "gini@10": 0.75,
+        "popularity@10": 0.00123,
+        "head_share@10": 0.7,
+        "new_share@10": 0.3,
         "map@10": None,
         "intervals": {name: [0.9 * value, 1.1 * value] for name, value in figures.items()},
         "segments": {
@@ -40,6 +44,28 @@ def measured(ndcg: float, recall: float) -> dict[str, Any]:
                 "20-99": {"queries": 0},
             }
         },
+    }
+
+
+def fairness(ndcg: float) -> dict[str, Any]:
+    """One model's groups: the north is served better than the south beyond chance, the isles are too few."""
+
+    def group(factor: float) -> dict[str, Any]:
+        value = factor * ndcg
+        return {"queries": 400, "judged": True, "ndcg@10": value, "recall@10": value, "intervals": ends(value)}
+
+    def ends(value: float) -> dict[str, list[float]]:
+        return {name: [0.9 * value, 1.1 * value] for name in ("ndcg@10", "recall@10")}
+
+    gap = {"best": "north", "worst": "south", "gap": 0.5 * ndcg, "interval": [0.4 * ndcg, 0.6 * ndcg]}
+    gap |= {"outside_chance": True, "pairs": 1, "pairs_outside_chance": 1}
+    small = {"queries": 20, "judged": False, "ndcg@10": 0.0, "recall@10": 0.0}
+    return {
+        "region": {
+            "groups": {"north": group(1.2), "south": group(0.7), "isles": small},
+            "gaps": {"ndcg@10": gap, "recall@10": gap},
+        },
+        "history_length": {"groups": {"1-4": group(1.0)}, "gaps": {}},
     }
 
 
@@ -59,6 +85,12 @@ def metrics() -> dict[str, Any]:
             "co_occurrence": {"ndcg@10": {"difference": 0.08, "interval": [0.06, 0.1]}},
         },
         "attainable": measured(0.4, 0.5),
+        "popularity_classes": {"candidates": {"head": 0.1, "new": 0.2}, "truth": {"head": 0.45, "new": 0.05}},
+        "fairness": {
+            "minimum_queries": 100,
+            "two_stage": fairness(0.2),
+            "baselines": {"co_occurrence": fairness(0.12)},
+        },
         "protocols": {"exclude_seen=true": {"queries": 900, "two_stage": measured(0.1, 0.2), "baselines": {}}},
         "cold_start": {
             "new_products": {"truth": 50, "truth_share": 0.02, "two_stage": new, "baselines": {"co_occurrence": new}},

@@ -116,6 +116,49 @@ def test_segments_cold_start_and_other_protocols_are_shown(run: Path) -> None:
     assert "With products met before left out: 900 questions" in text
 
 
+def test_fairness_is_told_in_sentences_charts_and_tables(run: Path) -> None:
+    page = page_of(run)
+    # Of 0.2, the north has 1.2 times and the south 0.7 times as much.
+    assert (
+        "Region: NDCG@10 is highest for north (0.2400) and lowest for south (0.1400), 0.1000 apart "
+        "(95 % interval +0.0800 to +0.1200): more than chance." in page.text
+    )
+    assert "from new to loyal: fewer than two groups are large enough to be judged." in page.text
+    assert "isles 20 0.0000 too few to judge" in page.text
+    # The baseline's gap is half of 0.12.
+    assert "Co-occurrence 0.0600 +0.0480 to +0.0720, more than chance" in page.text
+    assert "1-4 interactions 400 0.2000 0.1800 to 0.2200" in page.text
+
+
+def test_gap_within_chance_is_said_so(run: Path) -> None:
+    def chance(content: dict[str, Any]) -> None:
+        gap = content["fairness"]["two_stage"]["region"]["gaps"]["ndcg@10"]
+        gap |= {"outside_chance": False, "pairs": 3, "pairs_outside_chance": 0}
+
+    change_metrics(run, chance)
+    assert "(95 % interval +0.0800 to +0.1200): within chance." in page_of(run).text
+
+
+def test_groups_between_the_ends_that_differ_are_not_hidden(run: Path) -> None:
+    def between(content: dict[str, Any]) -> None:
+        gap = content["fairness"]["two_stage"]["region"]["gaps"]["ndcg@10"]
+        gap |= {"outside_chance": False, "pairs": 3, "pairs_outside_chance": 2}
+
+    change_metrics(run, between)
+    assert "within chance, but 2 other pairs of groups differ beyond it." in page_of(run).text
+
+
+def test_run_without_fairness_says_so(run: Path) -> None:
+    change_metrics(run, lambda content: content.pop("fairness"))
+    assert "Not measured: metrics.json holds no fairness table." in page_of(run).text
+
+
+def test_popularity_of_the_lists_stands_beside_what_there_is_and_what_was_chosen(run: Path) -> None:
+    text = page_of(run).text
+    assert "All candidates 10.0 % 20.0 % What shoppers chose 45.0 % 5.0 % Two stages 70.0 % 30.0 %" in text
+    assert "0.123 %" in text
+
+
 def test_index_recall_and_latency_are_shown(run: Path) -> None:
     assert "Recall@100 against brute force 99.12 % One query 0.80 ms" in page_of(run).text
 
