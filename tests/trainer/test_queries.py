@@ -15,6 +15,7 @@ from trainer.queries import (
     build_rolling_queries,
     load_split,
     sample_users,
+    validation_queries,
 )
 
 CONFIG = EvaluationConfig()
@@ -175,6 +176,38 @@ def test_split_is_read_from_the_transforms_statistics(tmp_path: Path) -> None:
     split = {"method": "time", "validation_start": 100, "test_start": 200}
     (tmp_path / "statistics.json").write_text(json.dumps({"split": split}))
     assert load_split(tmp_path) == TIME
+
+
+# In the validation span ann views 4 and buys 2 again, bob views 5.
+VALIDATED = {
+    "ann": [(2, 10, VIEW), (3, 20, VIEW), (4, 150, VIEW), (2, 160, PURCHASE)],
+    "bob": [(2, 10, VIEW), (5, 150, VIEW)],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "truth"),
+    [
+        (None, [[2, 4], [5]]),
+        (EvaluationConfig(exclude_seen=True), [[4], [5]]),
+        (EvaluationConfig(target_types=("purchase",)), [[2]]),
+    ],
+)
+def test_validation_in_training_asks_by_the_runs_protocol(
+    tmp_path: Path, config: EvaluationConfig | None, truth: list[list[int]]
+) -> None:
+    split = {"method": "time", "validation_start": 100, "test_start": 200}
+    (tmp_path / "statistics.json").write_text(json.dumps({"split": split}))
+    queries = validation_queries(tmp_path, make_sequences(VALIDATED), make_catalogue(), 4, 0, config)
+    assert truth_of(queries) == truth
+
+
+def test_validation_that_asks_for_nothing_names_what_to_change(tmp_path: Path) -> None:
+    split = {"method": "time", "validation_start": 100, "test_start": 200}
+    (tmp_path / "statistics.json").write_text(json.dumps({"split": split}))
+    config = EvaluationConfig(target_types=("add_to_cart",))
+    with pytest.raises(ValueError, match=r"that are asked for, received .* widen evaluation\.target_types"):
+        validation_queries(tmp_path, make_sequences(VALIDATED), make_catalogue(), 4, 0, config)
 
 
 def test_lists_where_keeps_lists_that_become_empty() -> None:
