@@ -3,17 +3,35 @@
 Inverse propensity weighting (Joachims, Swaminathan and Schnabel, WSDM 2017): a product clicked where one shopper in
 five looks stands for five shoppers to whom it was as relevant. The weights act on the loss alone. No model reads a
 position, so that nothing has to be made up when a recommendation is asked for.
+
+Off as shipped. In the simulated shop, where what is clicked does not depend on where it stood, the weights are noise:
+they are worth 14 % of the targets, and a first-order transition model's validation NDCG@10 falls from 0.237 to 0.231.
+They are for shops whose lists put products in the way of shoppers; validation says whether a shop is one.
 """
+
+from pathlib import Path
 
 import numpy as np
 
 from trainer.config import TargetConfig
 from trainer.data import Sequences
-from trainer.propensity import Propensities
+from trainer.propensity import Propensities, estimate_propensities, load_position_counts
 from transform.tables import EVENT_TYPES
 
 # Groups within which inverse propensities are comparable: each surface (its id), what the shop logged, and the rest.
 _LOGGED, _UNKNOWN = -1, -2
+
+
+def load_target_weights(transform_dir: Path, sequences: Sequences, config: TargetConfig) -> np.ndarray:
+    """`target_weights` by propensities estimated from what `tandem transform` counted, where they are asked for.
+
+    Raises:
+        FileNotFoundError: inverse propensities are asked for and the counts are not there.
+        ValueError: as `target_weights`.
+    """
+    if not config.inverse_propensity:
+        return target_weights(sequences, config, None)
+    return target_weights(sequences, config, estimate_propensities(load_position_counts(transform_dir)))
 
 
 def target_weights(sequences: Sequences, config: TargetConfig, propensities: Propensities | None) -> np.ndarray:

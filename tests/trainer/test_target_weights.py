@@ -1,6 +1,7 @@
 """How much each interaction counts as a target: numbers worked out by hand, and what must not change them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.trainer.small_shop import PURCHASE, VIEW, make_sequences
 from trainer.config import TargetConfig
 from trainer.data import Sequences
 from trainer.propensity import Propensities
-from trainer.target_weights import target_weights, training_interactions
+from trainer.target_weights import load_target_weights, target_weights, training_interactions
 from transform.tables import EVENT_TYPES
 
 SEARCH, HOME = 2, 3
@@ -107,6 +108,13 @@ def test_types_and_positions_multiply() -> None:
     config = replace(INVERSE, type_weights={"purchase": 3})
     found = target_weights(shop(positions=(1, 2, 1, 1, 2)), config, PROPENSITIES)
     assert found == pytest.approx([0.5, 1.0, 1.5, 1.0, 1.0])
+
+
+def test_counts_of_the_transform_are_read_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    sequences = shop(positions=(1, 2, 1, 1, 2))
+    assert load_target_weights(tmp_path, sequences, TargetConfig()).tolist() == [1.0] * 5
+    with pytest.raises(FileNotFoundError, match=r"no position_counts.arrow in .*: run `tandem transform` again"):
+        load_target_weights(tmp_path, sequences, INVERSE)
 
 
 def test_a_shop_without_any_propensity_is_refused() -> None:
