@@ -129,12 +129,12 @@ class HeadConfig:
     )
     hidden: Positive = 16
     # Steps of one fit, and lists of candidates in a step.
-    steps: Positive = 400
+    steps: Positive = 300
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    # Shoppers are divided by a hash; each part is judged by a head that has not seen it.
-    folds: Annotated[int, Field(ge=2)] = 4
+    # Groups that a hash divides the shoppers into; each is judged by a head that was fitted to the others.
+    folds: Annotated[int, Field(ge=2)] = 3
     # Validation shoppers, drawn by a hash; 0 = all.
     validation_users: Count = 4_000
     seed: Count = 1

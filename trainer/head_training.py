@@ -160,7 +160,10 @@ def build_examples(
 
 
 class HeadFit:
-    """Fits one head to lists of candidates, as often as asked, each time from the same start."""
+    """Fits one head to lists of candidates, as often as asked, each time from the same start.
+
+    Means and spreads of the features are those of all lists; no answer enters them.
+    """
 
     def __init__(self, head: CandidateHead, examples: Examples, config: HeadConfig) -> None:
         self.head, self.config = head, config
