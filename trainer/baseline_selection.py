@@ -1,22 +1,38 @@
 """Fits the baselines and chooses their settings on validation queries, once for each rule for seen products."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from trainer.baselines import choose_co_occurrence, choose_recent_popularity
+from trainer.baselines import (
+    MOST_INTERACTIONS,
+    Baseline,
+    Chosen,
+    RecentPopularity,
+    choose_recent_popularity,
+    training_interactions,
+)
+from trainer.co_occurrence import choose_co_occurrence
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences
+from trainer.matrix_factorisation import choose_matrix_factorisation
+from trainer.product2vec import choose_product2vec
 from trainer.queries import Queries, Split, sample_users
 from trainer.scorers import Scorer
+from trainer.session_knn import choose_session_knn
 
 _LOG = logging.getLogger(__name__)
-POPULARITY, CO_OCCURRENCE = "recent_popularity", "co_occurrence"
+POPULARITY = "recent_popularity"
 # Validation shoppers that choose the baselines' settings.
 _CHOOSING_SHOPPERS = 1_000
+
+# One per rule, of a shop's sequences, its catalogue, what answers where nothing is known, and the rules' validations.
+Choose = Callable[[Sequences, Catalogue, RecentPopularity, Sequence[Queries]], Sequence[Chosen[Any]]]
 
 
 @dataclass(frozen=True)
@@ -36,25 +52,44 @@ def fit_baselines(
         sequences: interactions of all shoppers.
         catalogue: all products.
         split: where the training span ends.
-        config: target types, days of popularity, seed.
+        config: which baselines run, target types, days of popularity, seed.
         rules: validation queries under each rule for seen products.
 
     Returns:
-        One per rule.
+        One per rule: recent popularity and the configured ones.
     """
+    interactions = int(training_interactions(sequences).sum())
+    if interactions > MOST_INTERACTIONS:
+        _LOG.info("evaluate: baselines are fitted to the newest %d of %d interactions", MOST_INTERACTIONS, interactions)
     validations = [_drawn(sequences, queries, config.seed) for queries in rules]
     popular = choose_recent_popularity(sequences, catalogue, split, config, validations)
-    together = choose_co_occurrence(sequences, catalogue, popular[0][0], validations)
-    fitted = []
-    for validation, popularity, co_occurrence in zip(validations, popular, together, strict=True):
-        settings = {
-            POPULARITY: {**popularity[0].settings(), "validation_ndcg@10": popularity[1]},
-            CO_OCCURRENCE: {**co_occurrence[0].settings(), "validation_ndcg@10": co_occurrence[1]},
-        }
-        for name, chosen in settings.items():
-            _LOG.info("evaluate: exclude_seen=%s, %s: %s", validation.exclude_seen, name, chosen)
-        fitted.append(Baselines({POPULARITY: popularity[0], CO_OCCURRENCE: co_occurrence[0]}, settings))
-    return fitted
+    found: dict[str, Sequence[Chosen[Any]]] = {POPULARITY: popular}
+    for name, choose in _choosers(config).items():
+        started = time.monotonic()
+        found[name] = choose(sequences, catalogue, popular[0].baseline, validations)
+        _LOG.info("evaluate: chose %s in %.1f s", name, time.monotonic() - started)
+    return [
+        _of_rule({name: chosen[i] for name, chosen in found.items()}, validation.exclude_seen)
+        for i, validation in enumerate(validations)
+    ]
+
+
+def _choosers(config: EvaluationConfig) -> dict[str, Choose]:
+    """The configured baselines beside recent popularity, in the order of the report."""
+    known: dict[str, Choose] = {
+        "co_occurrence": choose_co_occurrence,
+        "session_knn": choose_session_knn,
+        "matrix_factorisation": partial(choose_matrix_factorisation, seed=config.seed),
+        "product2vec": partial(choose_product2vec, seed=config.seed),
+    }
+    return {name: choose for name, choose in known.items() if name in config.baselines}
+
+
+def _of_rule(chosen: dict[str, Chosen[Baseline]], exclude_seen: bool) -> Baselines:
+    settings = {name: {**one.baseline.settings(), "validation_ndcg@10": one.ndcg} for name, one in chosen.items()}
+    for name, values in settings.items():
+        _LOG.info("evaluate: exclude_seen=%s, %s: %s", exclude_seen, name, values)
+    return Baselines({name: one.baseline for name, one in chosen.items()}, settings)
 
 
 def _drawn(sequences: Sequences, queries: Queries, seed: int) -> Queries:

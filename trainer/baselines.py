@@ -1,9 +1,8 @@
-"""What must be beaten: recent popularity and item-to-item co-occurrence, fitted to the training span."""
+"""What every baseline stands on: the training span, popularity where nothing else is known, choice on validation."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -15,18 +14,44 @@ from trainer.queries import Queries, Split, target_mask
 from transform.tables import FIRST
 
 _SECONDS_PER_DAY = 86_400
-# Newest interactions of a session or history that are counted together: pairs grow with the square.
+# Newest interactions of the training span that baselines other than popularity are fitted to: minutes, not hours.
+MOST_INTERACTIONS = 5_000_000
+# Newest interactions of a session or history that count together: pairs grow with the square.
 _LONGEST_UNIT = 500
-# Neighbours kept per product; more hardly change a list of a hundred, and the scores stay sparse.
-_NEIGHBOURS = 200
-# Newest interactions whose neighbours are summed.
-_LONGEST_HISTORY = 100
-_ITEMS_AT_ONCE = 4_096
+# Newest interactions of a query's history that count.
+_LONGEST_HISTORY = 500
 
 Unit = Literal["session", "history"]
-Normalisation = Literal["cosine", "conditional"]
+# What becomes of the history's own products: "recommended" for having been there, as where people buy again;
+# "as_others", for the sake of other products only; "left_out", behind everything, as where nobody comes back to one.
 Seen = Literal["recommended", "as_others", "left_out"]
-Baseline = TypeVar("Baseline", "RecentPopularity", "CoOccurrence")
+
+
+class Variant(Protocol):
+    """One way to build a baseline: a frozen dataclass of settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+V = TypeVar("V", bound=Variant)
+B = TypeVar("B", bound="Baseline")
+
+
+class Baseline(Protocol):
+    """A scorer that tells how it was set."""
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        """Scores for the queries [start, stop): float32 [B, V]; higher is better."""
+
+    def settings(self) -> dict[str, Any]:
+        """What was chosen on validation."""
+
+
+class Chosen(NamedTuple, Generic[B]):
+    """The best of several variants of a baseline."""
+
+    baseline: B
+    ndcg: float  # NDCG@10 on the validation queries that chose it
 
 
 @dataclass(frozen=True)
@@ -37,7 +62,7 @@ class RecentPopularity:
     """
 
     days: int | None  # None = the whole training span
-    order_scores: np.ndarray  # float32 [V], a whole number per place in that order
+    order_scores: np.ndarray  # float32 [V], a whole number per place in that order, at most 0
 
     @classmethod
     def fit(
@@ -62,50 +87,46 @@ class RecentPopularity:
         """What was chosen on validation."""
         return {"days": self.days}
 
+    def behind(self, scores: np.ndarray, answered: np.ndarray) -> np.ndarray:
+        """Keeps the scores that a baseline can answer for; the other products follow in the order of popularity.
 
-@dataclass(frozen=True)
-class CoOccurrenceVariant:
-    """One way to count. With C[i, j] = sessions (histories) that hold both products:
-
-    normalisation "cosine": C[i, j] / √(C[i, i] · C[j, j]); "conditional": C[i, j] / C[i, i], the share of i's sessions
-    that hold j. decay: weight of an interaction of the query's history per step of age. seen, the products of the
-    history: "recommended" by themselves (C[i, i]), as where people buy again; "as_others", through other products
-    only; or "left_out", behind everything, as where nobody comes back to a product.
-    """
-
-    unit: Unit
-    normalisation: Normalisation
-    decay: float
-    seen: Seen
+        Args:
+            scores: float32 [B, V].
+            answered: bool [B, V] or [V].
+        """
+        # Whole numbers: a fraction added to a large place would be rounded, and with it the order.
+        lowest = np.floor(scores.min(axis=1, keepdims=True, initial=0))
+        return np.where(answered, scores, lowest - 1 + self.order_scores)
 
 
 @dataclass(frozen=True)
-class CoOccurrence:
-    """Products that go along with those of the history: score(j) = Σ_{i in history} decay^age(i) · similarity[i, j].
+class Units:
+    """Sessions, or whole histories, of the training span, end to end; each the newest 500 of its interactions."""
 
-    Products that go along with none of them follow by popularity; an empty history is answered by popularity alone.
-    """
+    rows: np.ndarray  # int32 [N] catalogue rows, in time order within a unit
+    owners: np.ndarray  # int64 [N], ascending: the unit of each
+    ends: np.ndarray  # int64 [units], seconds: its newest interaction
 
-    variant: CoOccurrenceVariant
-    similarity: sparse.csr_matrix  # float32 [V, V], at most _NEIGHBOURS a row
-    fallback: np.ndarray  # float32 [V], below 0
+    @classmethod
+    def of(cls, sequences: Sequences, unit: Unit) -> "Units":
+        """Units of the interactions that baselines are fitted to (`fitted_interactions`)."""
+        chosen = fitted_interactions(sequences)
+        shoppers = np.repeat(np.arange(len(sequences.offsets) - 1), sequences.lengths)[chosen]
+        sessions = sequences.sessions[chosen] if unit == "session" else np.zeros(len(shoppers), np.int32)
+        opens = np.ones(len(shoppers), bool)
+        opens[1:] = (shoppers[1:] != shoppers[:-1]) | (sessions[1:] != sessions[:-1])
+        owners = np.cumsum(opens) - 1
+        stops = np.append(np.flatnonzero(opens)[1:], len(shoppers)) if len(shoppers) else np.zeros(0, np.int64)
+        newest = stops[owners] - np.arange(len(shoppers)) <= _LONGEST_UNIT
+        return cls(sequences.rows[chosen][newest], owners[newest], sequences.timestamps[chosen][stops - 1])
 
-    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
-        """Scores for the queries [start, stop): float32 [B, V]."""
-        owners, rows, ages = queries.history(start, stop)
-        newest = (ages < _LONGEST_HISTORY) & (rows >= FIRST)
-        weights = np.float32(self.variant.decay) ** ages[newest].astype(np.float32)
-        shape = (stop - start, self.similarity.shape[0])
-        history = sparse.csr_matrix((weights, (owners[newest], rows[newest])), shape)
-        scores = (history @ self.similarity).toarray()
-        scores = np.where(scores > 0, scores, self.fallback)
-        if self.variant.seen == "left_out":
-            scores[owners, rows] = self.fallback.min() - 1
-        return scores
-
-    def settings(self) -> dict[str, Any]:
-        """What was chosen on validation."""
-        return asdict(self.variant)
+    def membership(self, size: int) -> sparse.csr_matrix:
+        """1 where the unit holds the product: float32 [units, size]."""
+        shape = (len(self.ends), size)
+        members = sparse.csr_matrix((np.ones(len(self.rows), np.float32), (self.owners, self.rows)), shape)
+        members.sum_duplicates()
+        members.data[:] = 1
+        return members
 
 
 def training_interactions(sequences: Sequences) -> np.ndarray:
@@ -114,115 +135,42 @@ def training_interactions(sequences: Sequences) -> np.ndarray:
     return (places < np.repeat(sequences.train_end, sequences.lengths)) & (sequences.rows >= FIRST)
 
 
-def choose_recent_popularity(
-    sequences: Sequences, catalogue: Catalogue, split: Split, config: EvaluationConfig, validations: Sequence[Queries]
-) -> list[tuple[RecentPopularity, float]]:
-    """For each validation the window of `popularity_days`, or the whole span, with the best NDCG@10; and that."""
-    windows: list[int | None] = [None]
-    if catalogue.schema.has_timestamps and split.validation_start is not None:
-        windows += config.popularity_days
-    fitted = (RecentPopularity.fit(sequences, catalogue, split, config, days) for days in windows)
-    return _best(fitted, validations)
+def fitted_interactions(sequences: Sequences) -> np.ndarray:
+    """The newest `MOST_INTERACTIONS` of `training_interactions`, bool [N]: what bounds the fitting of a large shop.
 
-
-def choose_co_occurrence(
-    sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity, validations: Sequence[Queries]
-) -> list[tuple[CoOccurrence, float]]:
-    """For each validation the variant with the best NDCG@10; and that.
-
-    Args:
-        sequences: interactions of all shoppers.
-        catalogue: all products.
-        popularity: what orders products that go along with none of the history.
-        validations: queries under each rule for seen products.
+    Equal times: the shopper who comes later in the data.
     """
-    return _best(_variants(sequences, catalogue, popularity), validations)
-
-
-def similarities(
-    sequences: Sequences,
-    size: int,
-    unit: Unit,
-    normalisations: Sequence[Normalisation],
-) -> list[sparse.csr_matrix]:
-    """Similarity of products by what shares a session (or a history) of the training span, the diagonal included.
-
-    Args:
-        sequences: interactions of all shoppers.
-        size: V.
-        unit: what holds two products that go together; its newest 500 interactions count.
-        normalisations: see `CoOccurrenceVariant`.
-
-    Returns:
-        float32 [V, V] for each normalisation, the strongest neighbours of each row only.
-    """
-    members = _membership(sequences, size, unit)
-    counts = np.maximum(np.asarray(members.sum(axis=0)).ravel(), 1.0)
-    parts: list[list[sparse.csr_matrix]] = [[] for _ in normalisations]
-    columns = members.tocsc()
-    for start in range(0, size, _ITEMS_AT_ONCE):
-        block = (columns[:, start : start + _ITEMS_AT_ONCE].T @ members).tocsr()
-        block.sort_indices()
-        own = np.repeat(counts[start : start + _ITEMS_AT_ONCE], np.diff(block.indptr))
-        for part, normalisation in zip(parts, normalisations, strict=True):
-            scaled = block.copy()
-            divisor = np.sqrt(own * counts[block.indices]) if normalisation == "cosine" else own
-            scaled.data = (block.data / divisor).astype(np.float32)
-            part.append(_strongest(scaled, _NEIGHBOURS))
-    return [sparse.vstack(part).tocsr() for part in parts]
-
-
-def _variants(sequences: Sequences, catalogue: Catalogue, popularity: RecentPopularity) -> Iterator[CoOccurrence]:
-    scores = popularity.order_scores
-    fallback = scores - scores.max() - 1
-    # Without a clock a history is one session.
-    units: tuple[Unit, ...] = ("session", "history")
-    if not catalogue.schema.has_timestamps:
-        units = ("history",)
-    normalisations: tuple[Normalisation, ...] = ("cosine", "conditional")
-    rules: tuple[Seen, ...] = ("left_out", "as_others", "recommended")
-    for unit in units:
-        matrices = similarities(sequences, catalogue.size, unit, normalisations)
-        for normalisation, matrix in zip(normalisations, matrices, strict=True):
-            others = _without_diagonal(matrix)
-            for seen, decay in product(rules, (1.0, 0.8)):
-                variant = CoOccurrenceVariant(unit, normalisation, decay, seen)
-                yield CoOccurrence(variant, matrix if seen == "recommended" else others, fallback)
-
-
-def _best(fitted: Iterator[Baseline], validations: Sequence[Queries]) -> list[tuple[Baseline, float]]:
-    """For each validation the first of those with the highest NDCG@10, and that."""
-    best: list[tuple[Baseline, float]] = []
-    for model in fitted:
-        found = [(model, mean_ndcg(_score(model, validation), validation)) for validation in validations]
-        best = [max(pair, key=lambda one: one[1]) for pair in zip(best, found, strict=True)] if best else found
-    return best
-
-
-def _score(model: RecentPopularity | CoOccurrence, queries: Queries) -> Callable[[int, int], np.ndarray]:
-    return lambda start, stop: model.scores(queries, start, stop)
-
-
-def _membership(sequences: Sequences, size: int, unit: Unit) -> sparse.csr_matrix:
-    """1 where a session (or a history) of the training span holds the product: float32 [units, V]."""
     chosen = training_interactions(sequences)
-    owners = np.repeat(np.arange(len(sequences.offsets) - 1), sequences.lengths)[chosen]
-    rows = sequences.rows[chosen]
-    sessions = sequences.sessions[chosen] if unit == "session" else np.zeros(len(rows), np.int32)
-    opens = np.ones(len(rows), bool)
-    opens[1:] = (owners[1:] != owners[:-1]) | (sessions[1:] != sessions[:-1])
-    units = np.cumsum(opens) - 1
-    ends = np.append(np.flatnonzero(opens)[1:], len(rows))
-    newest = ends[units] - np.arange(len(rows)) <= _LONGEST_UNIT
-    shape = (len(ends), size)
-    members = sparse.csr_matrix((np.ones(newest.sum(), np.float32), (units[newest], rows[newest])), shape)
-    members.sum_duplicates()
-    members.data[:] = 1
-    return members
+    places = np.flatnonzero(chosen)
+    if len(places) > MOST_INTERACTIONS:
+        order = np.argsort(sequences.timestamps[places], kind="stable")
+        chosen[places[order[:-MOST_INTERACTIONS]]] = False
+    return chosen
 
 
-def _strongest(matrix: sparse.csr_matrix, number: int) -> sparse.csr_matrix:
+def decayed_history(queries: Queries, start: int, stop: int, decay: float) -> sparse.csr_matrix:
+    """Histories of the queries [start, stop) with decay^age for each of the newest 500 interactions: float32 [B, V].
+
+    A product that was met several times has the sum of its weights.
+    """
+    owners, rows, ages = queries.history(start, stop)
+    newest = (ages < _LONGEST_HISTORY) & (rows >= FIRST)
+    weights = np.float32(decay) ** ages[newest].astype(np.float32)
+    shape = (stop - start, len(queries.known_from))
+    history = sparse.csr_matrix((weights, (owners[newest], rows[newest])), shape)
+    history.sum_duplicates()
+    return history
+
+
+def leave_out_seen(scores: np.ndarray, queries: Queries, start: int, stop: int) -> None:
+    """Puts the products of the histories of the queries [start, stop) behind everything else, in place."""
+    owners, rows, _ = queries.history(start, stop)
+    scores[owners, rows] = scores.min() - 1
+
+
+def strongest(matrix: sparse.csr_matrix, number: int) -> sparse.csr_matrix:
     """The largest `number` of each row of a positive float32 matrix, among equals the lower columns."""
+    matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     # One key per entry, row before value: the bits of a positive float32 ascend with it. Ten times as fast as lexsort.
     descending = np.uint64(0xFFFFFFFF) - matrix.data.view(np.uint32)
@@ -231,7 +179,39 @@ def _strongest(matrix: sparse.csr_matrix, number: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((matrix.data[order], (rows[order], matrix.indices[order])), matrix.shape)
 
 
-def _without_diagonal(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    rest = matrix - sparse.diags(matrix.diagonal(), format="csr", dtype=np.float32)
-    rest.eliminate_zeros()
-    return rest.tocsr()
+def choose_recent_popularity(
+    sequences: Sequences, catalogue: Catalogue, split: Split, config: EvaluationConfig, validations: Sequence[Queries]
+) -> list[Chosen[RecentPopularity]]:
+    """For each validation the window of `popularity_days`, or the whole span, with the best NDCG@10; and that."""
+    windows: list[int | None] = [None]
+    if catalogue.schema.has_timestamps and split.validation_start is not None:
+        windows += config.popularity_days
+    fitted = [RecentPopularity.fit(sequences, catalogue, split, config, days) for days in windows]
+    return [max((_measured(one, queries) for one in fitted), key=lambda found: found.ndcg) for queries in validations]
+
+
+def choose_variant(
+    start: V, options: Mapping[str, Sequence[Any]], build: Callable[[V], B], validation: Queries
+) -> Chosen[B]:
+    """Chooses one setting after the other by NDCG@10 on validation, each with the others as found best so far.
+
+    A tie leaves what was there.
+
+    Args:
+        start: the first guess.
+        options: for each setting that is chosen, its values, in the order of choosing.
+        build: a baseline of a variant; may keep what variants share.
+        validation: at least one query.
+    """
+    best, chosen = start, _measured(build(start), validation)
+    for name, values in options.items():
+        for variant in [replace(best, **{name: value}) for value in values]:
+            if variant != best:
+                found = _measured(build(variant), validation)
+                if found.ndcg > chosen.ndcg:
+                    best, chosen = variant, found
+    return chosen
+
+
+def _measured(baseline: B, queries: Queries) -> Chosen[B]:
+    return Chosen(baseline, mean_ndcg(lambda start, stop: baseline.scores(queries, start, stop), queries))

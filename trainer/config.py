@@ -14,6 +14,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Decay = Literal["constant", "cosine", "linear"]
+BaselineName = Literal["co_occurrence", "session_knn", "matrix_factorisation", "product2vec"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -152,6 +153,8 @@ class EvaluationConfig:
     # Candidates that stage one hands to stage two.
     candidates: Positive = 200
     bootstrap_samples: Positive = 1_000
+    # What runs beside recent popularity, which always does: it answers where another baseline knows nothing.
+    baselines: tuple[BaselineName, ...] = ("co_occurrence", "session_knn", "matrix_factorisation", "product2vec")
     # Days of training data that the recent-popularity baseline counts (chosen on validation among these).
     popularity_days: tuple[int, ...] = (1, 3, 7, 30, 90)
     # Shoppers in the rolling next-event table, drawn by a hash; 0 = no table.

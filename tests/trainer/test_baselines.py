@@ -1,22 +1,28 @@
-"""Baselines: recent popularity and item-to-item co-occurrence."""
+"""What baselines share: recent popularity, units of the training span, the choice of settings on validation."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 from tests.trainer.small_shop import LEAVE_ONE_OUT, PURCHASE, TIME, VIEW, make_catalogue, make_sequences
+from trainer import baselines
+from trainer.baseline_selection import fit_baselines
 from trainer.baselines import (
-    CoOccurrence,
-    CoOccurrenceVariant,
     RecentPopularity,
-    choose_co_occurrence,
+    Units,
     choose_recent_popularity,
-    similarities,
+    choose_variant,
+    decayed_history,
+    fitted_interactions,
+    strongest,
     training_interactions,
 )
 from trainer.config import EvaluationConfig
 from trainer.data import Sequences
-from trainer.queries import Split, build_queries
+from trainer.queries import Queries, Split, build_queries
 from trainer.ranking import order_keys, top_rows
 
 DAY = 86_400
@@ -30,7 +36,7 @@ FASHION = {
 }
 
 
-def order(model: RecentPopularity | CoOccurrence, sequences: Sequences, size: int, split: Split) -> list[list[int]]:
+def order(model: RecentPopularity, sequences: Sequences, size: int, split: Split) -> list[list[int]]:
     """The whole ranking of the validation queries, exclusions aside."""
     queries = build_queries(sequences, make_catalogue(size), split, "validation", CONFIG, 4)
     keys = order_keys(model.scores(queries, 0, len(queries)), np.zeros((len(queries), size), bool))
@@ -76,96 +82,107 @@ def test_without_a_clock_popularity_counts_everything() -> None:
     assert chosen.days is None
 
 
-# Sessions {2, 3}, {2, 3}, {2, 4}; histories {2, 3}, {2, 3, 4}.
+def test_popularity_stands_behind_what_a_baseline_answers() -> None:
+    popularity = RecentPopularity(None, np.array([-2, -1, 0], np.float32))
+    scores = np.array([[-0.5, 7.0, 0.1], [3.0, 0.0, 0.0]], np.float32)
+    answered = np.array([[True, False, False], [True, True, False]])
+    # Behind −0.5 begin whole numbers below −1; behind 0 those below 0.
+    assert popularity.behind(scores, answered).tolist() == [[-0.5, -3, -2], [3, 0, -1]]
+
+
+# Sessions {2, 3}, {2, 3} and {2, 4}; what follows is validation.
 PAIRS = {
     "ann": [(2, 10, VIEW), (3, 10, VIEW), (5, 150, VIEW)],
     "bob": [(2, 10, VIEW), (3, 10, VIEW), (2, 50, VIEW), (4, 50, VIEW), (5, 150, VIEW)],
 }
 
 
-def test_similarity_by_session_is_a_hand_worked_cosine() -> None:
-    cosine, conditional = similarities(make_sequences(PAIRS), 6, "session", ("cosine", "conditional"))
-    # C[2, 2] = 3, C[3, 3] = 2, C[2, 3] = 2, C[2, 4] = 1.
-    assert cosine[2, 3] == pytest.approx(2 / np.sqrt(6))
-    assert cosine[2, 4] == pytest.approx(1 / np.sqrt(3))
-    assert cosine[3, 4] == 0
-    assert conditional[2, 3] == pytest.approx(2 / 3)
-    assert conditional[3, 2] == pytest.approx(1.0)
+def test_units_are_sessions_or_histories_of_the_training_span() -> None:
+    sequences = make_sequences(PAIRS)
+    sessions, histories = Units.of(sequences, "session"), Units.of(sequences, "history")
+    assert sessions.membership(6).toarray()[:, 2:].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]
+    assert sessions.ends.tolist() == [10, 10, 50]
+    assert histories.membership(6).toarray()[:, 2:].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+    assert histories.ends.tolist() == [10, 50]
 
 
-def test_similarity_by_history_joins_sessions() -> None:
-    (cosine,) = similarities(make_sequences(PAIRS), 6, "history", ("cosine",))
-    assert cosine[3, 4] == pytest.approx(1 / np.sqrt(2))
+def test_a_unit_keeps_its_newest_interactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_LONGEST_UNIT", 2)
+    units = Units.of(make_sequences({"ann": [(row, row, VIEW) for row in range(2, 7)]}), "history")
+    assert units.rows.tolist() == [5, 6]
 
 
-def test_similarity_keeps_the_strongest_neighbours() -> None:
-    # Product 2 meets 250 others once, and each of the last 50 a second time.
-    once = [(2, 1, VIEW)] + [(row, 1, VIEW) for row in range(3, 253)]
-    twice = [(2, 2, VIEW)] + [(row, 2, VIEW) for row in range(203, 253)]
-    sequences = make_sequences({"ann": once, "bob": twice})
-    (conditional,) = similarities(sequences, 253, "history", ("conditional",))
-    kept = conditional[2].indices
-    # Of 200: itself, the fifty, and the lower rows of the rest.
-    assert sorted(kept) == [2, *range(3, 152), *range(203, 253)]
+def test_a_large_shop_is_fitted_to_its_newest_interactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = make_sequences(PAIRS)
+    assert fitted_interactions(sequences).tolist() == training_interactions(sequences).tolist()
+    monkeypatch.setattr(baselines, "MOST_INTERACTIONS", 3)
+    # Of five in the training span the two at time 50, and of those at time 10 the last.
+    assert fitted_interactions(sequences).tolist() == [False, False, False, False, True, True, True, False]
 
 
-def test_co_occurrence_sums_over_the_history_with_decay_by_age() -> None:
-    sequences = make_sequences({"ann": [(2, 10, VIEW), (3, 20, VIEW), (4, 150, VIEW)]})
-    queries = build_queries(sequences, make_catalogue(7), TIME, "validation", CONFIG, 1)
-    similarity = np.zeros((7, 7), np.float32)
-    similarity[2, 5] = similarity[3, 6] = 1
-    similarity[2, 6] = 0.5
-    fallback = np.array([-7, -7, -3, -2, -1, -4, -5], np.float32)
-    model = CoOccurrence(
-        CoOccurrenceVariant("session", "cosine", 0.5, "as_others"), sparse.csr_matrix(similarity), fallback
-    )
-    # Product 2 has age 1: weight 0.5. Products without a neighbour in the history follow by popularity.
-    assert model.scores(queries, 0, 1)[0].tolist() == [-7, -7, -3, -2, -1, 0.5, 1.25]
+def test_histories_decay_by_age_and_sum_what_was_met_again() -> None:
+    sequences = make_sequences({"ann": [(2, 10, VIEW), (3, 20, VIEW), (2, 30, VIEW), (4, 150, VIEW)]})
+    queries = build_queries(sequences, make_catalogue(5), TIME, "validation", CONFIG, 4)
+    # Ages 2, 1 and 0.
+    assert decayed_history(queries, 0, 1, 0.5).toarray().tolist() == [[0, 0, 1.25, 0.5, 0]]
 
 
-def test_empty_history_is_answered_by_popularity() -> None:
-    sequences = make_sequences({"ann": [(2, 10, VIEW), (3, 20, VIEW), (4, 120, VIEW)], "cy": [(3, 150, VIEW)]})
-    catalogue = make_catalogue(6)
+def test_strongest_keeps_the_largest_and_among_equals_the_lower_columns() -> None:
+    matrix = np.array([[1, 3, 2, 3], [0, 1, 1, 1], [0, 0, 0, 0]], np.float32)
+    kept = strongest(sparse.csr_matrix(matrix), 2).toarray()
+    assert kept.tolist() == [[0, 3, 0, 3], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Settings of a baseline that puts one product in front."""
+
+    row: int = 2
+    sign: int = -1
+
+
+@dataclass(frozen=True)
+class Favourite:
+    variant: Guess
+
+    def scores(self, queries: Queries, start: int, stop: int) -> np.ndarray:
+        scores = np.zeros((stop - start, len(queries.known_from)), np.float32)
+        scores[:, self.variant.row] = self.variant.sign
+        return scores
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.variant)
+
+
+def test_settings_are_chosen_one_after_the_other_by_validation() -> None:
+    sequences, catalogue = make_sequences(PAIRS), make_catalogue(7)
     queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
-    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    ((model, _),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
-    visitors = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4, new_visitors=True)
-    excluded = np.zeros((1, 6), bool)
-    ours, theirs = (top_rows(order_keys(m.scores(visitors, 0, 1), excluded), 6) for m in (model, popularity))
-    assert ours.tolist() == theirs.tolist()
+    # Both want 5. Under the first guess 3 4 5 6 come before 2; with the sign turned, any row but 5 leaves it behind.
+    chosen = choose_variant(Guess(), {"sign": (-1, 1), "row": (2, 5, 6)}, Favourite, queries)
+    assert chosen.baseline.variant == Guess(row=2, sign=-1)
+    assert chosen.ndcg == pytest.approx(1 / np.log2(4))
+    chosen = choose_variant(Guess(sign=1), {"row": (2, 5, 6)}, Favourite, queries)
+    assert chosen.baseline.variant == Guess(row=5, sign=1)
+    assert chosen.ndcg == 1
 
 
-def test_validation_chooses_products_that_recommend_themselves_where_people_buy_again() -> None:
-    shoppers = {f"u{n}": [(2 + n, 10, VIEW), (12, 10, VIEW), (2 + n, 150, VIEW)] for n in range(10)}
-    sequences, catalogue = make_sequences(shoppers), make_catalogue(13)
-    queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
-    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    ((model, found),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
-    assert model.variant.seen == "recommended"
-    assert found > 0.6
-
-
-def test_validation_leaves_out_what_was_seen_where_nobody_comes_back() -> None:
-    # Everybody goes on from a pair to the next one; pairs themselves co-occur most.
-    shoppers = {f"u{n}": [(2, 10, VIEW), (3, 10, VIEW), (4, 50, VIEW)] for n in range(4)}
-    shoppers |= {f"v{n}": [(2, 10, VIEW), (3, 10, VIEW), (4, 150, VIEW)] for n in range(4)}
-    sequences, catalogue = make_sequences(shoppers), make_catalogue(6)
-    queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
-    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    ((model, found),) = choose_co_occurrence(sequences, catalogue, popularity, [queries])
-    assert model.variant.seen == "left_out"
-    assert found == pytest.approx(1.0)
-
-
-def test_each_rule_for_seen_products_chooses_its_own_variant() -> None:
-    # People buy again, and beside that go on from 12 to 3 or from 12 to 4.
-    shoppers = {f"u{n}": [(5 + n, 10, VIEW), (12, 10, VIEW), (3, 10, VIEW), (5 + n, 150, VIEW)] for n in range(5)}
-    shoppers["v"] = [(12, 10, VIEW), (3, 150, VIEW)]
-    sequences, catalogue = make_sequences(shoppers), make_catalogue(13)
+def test_configured_baselines_are_fitted_under_every_rule() -> None:
+    sequences, catalogue = make_sequences(PAIRS), make_catalogue(6)
     either = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
-    unseen = build_queries(sequences, catalogue, TIME, "validation", EvaluationConfig(exclude_seen=True), 4)
-    popularity = RecentPopularity.fit(sequences, catalogue, TIME, CONFIG, days=None)
-    first, second = choose_co_occurrence(sequences, catalogue, popularity, [either, unseen])
-    assert first[0].variant.seen == "recommended"
-    assert second[0].variant.seen == "left_out"
-    assert second[1] == pytest.approx(1.0)
+    config = EvaluationConfig(baselines=("session_knn",))
+    fitted = fit_baselines(sequences, catalogue, TIME, config, [either, either.excluding_seen()])
+    for rule in fitted:
+        assert set(rule.scorers) == set(rule.settings) == {"recent_popularity", "session_knn"}
+        assert rule.settings["session_knn"]["validation_ndcg@10"] > 0
+
+
+def test_every_baseline_runs_by_default() -> None:
+    sequences, catalogue = make_sequences(PAIRS), make_catalogue(6)
+    queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
+    (fitted,) = fit_baselines(sequences, catalogue, TIME, CONFIG, [queries])
+    names = ["recent_popularity", "co_occurrence", "session_knn", "matrix_factorisation", "product2vec"]
+    assert list(fitted.scorers) == names
+    for scorer in fitted.scorers.values():
+        scores = scorer.scores(queries, 0, len(queries))
+        assert scores.shape == (2, 6)
+        assert np.isfinite(scores).all()

@@ -58,7 +58,7 @@ def make_shop(config: EvaluationConfig, split: Split = TIME, catalogue: Catalogu
     return Shop(catalogue, sequences, split, None, config)
 
 
-CONFIG = EvaluationConfig(cutoffs=(2, 10), candidates=3, bootstrap_samples=20)
+CONFIG = EvaluationConfig(cutoffs=(2, 10), candidates=3, bootstrap_samples=20, baselines=("co_occurrence",))
 MODELS = {"retrieval": FixedOrder(7, 5, 2, 3), "ranker": FixedOrder(3, 2, 5, 7)}
 
 
