@@ -24,13 +24,15 @@ def _validate(config: Config, place: Place) -> None:
 def _train_retrieval(config: Config, place: Place) -> None:
     from trainer.retrieval_training import train_retrieval
 
-    train_retrieval(place.step("transform"), place.output, config.retrieval, place.log_dir("retrieval"))
+    train_retrieval(
+        place.step("transform"), place.output, config.retrieval, place.log_dir("retrieval"), config.evaluation
+    )
 
 
 def _train_ranker(config: Config, place: Place) -> None:
     from trainer.ranker_training import train_ranker
 
-    train_ranker(place.step("transform"), place.output, config.ranker, place.log_dir("ranker"))
+    train_ranker(place.step("transform"), place.output, config.ranker, place.log_dir("ranker"), config.evaluation)
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
@@ -68,12 +70,15 @@ def _export(config: Config, place: Place) -> None:
     write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
 
 
+# What the epoch is chosen by: a change of what is only reported trains nothing anew.
+_PROTOCOL = ("evaluation.target_types", "evaluation.exclude_seen", "evaluation.seed")
+
 # A step that trains needs validated data, so that an anomaly stops the run before hours are spent.
 STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
-    Step("train-retrieval", ("transform", "validate"), ("retrieval",), _train_retrieval, resumes=True),
-    Step("train-ranker", ("transform", "validate"), ("ranker",), _train_ranker, resumes=True),
+    Step("train-retrieval", ("transform", "validate"), ("retrieval", *_PROTOCOL), _train_retrieval, resumes=True),
+    Step("train-ranker", ("transform", "validate"), ("ranker", *_PROTOCOL), _train_ranker, resumes=True),
     Step("train-head", ("transform", "train-retrieval", "train-ranker"), ("head", "evaluation"), _train_head),
     Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
     Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),

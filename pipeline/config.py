@@ -59,9 +59,9 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise ConfigError("\n".join(_sentence(origin, problem) for problem in error.errors())) from None
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """Plain values of a configuration or of one of its sections, for JSON."""
-    return dataclasses.asdict(config)
+def as_dict(config: Any) -> Any:
+    """Plain values of a configuration, of one of its sections or of a single key, for JSON."""
+    return TypeAdapter(Any).dump_python(config, mode="json")
 
 
 def _read(source: str | Path) -> tuple[str, dict[str, Any]]:

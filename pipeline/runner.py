@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Step:
 
     name: str
     needs: tuple[str, ...]
-    # Sections of the configuration that it reads.
+    # Sections of the configuration that it reads, or single keys ("evaluation.exclude_seen").
     sections: tuple[str, ...]
     run: Callable[[Config, Place], None]
     # Continues from what a killed attempt left in its folder; other steps start from an empty one.
@@ -110,7 +111,7 @@ def _execute(step: Step, config: Config, data: Path, run: Path, fingerprint: str
         "step": step.name,
         "fingerprint": fingerprint,
         "seconds": round(time.monotonic() - started, 1),
-        "config": {section: as_dict(getattr(config, section)) for section in step.sections},
+        "config": {key: as_dict(attrgetter(key)(config)) for key in step.sections},
     }
     write_json(partial / RECORD, record)
     if final.exists():
@@ -146,7 +147,7 @@ def _fingerprint(step: Step, config: Config, data: Path, earlier: dict[str, str]
     parts: dict[str, Any] = {
         "step": step.name,
         "version": VERSION,
-        "config": {section: as_dict(getattr(config, section)) for section in step.sections},
+        "config": {key: as_dict(attrgetter(key)(config)) for key in step.sections},
         "needs": {name: earlier[name] for name in step.needs},
     }
     if not step.needs:

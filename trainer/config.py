@@ -15,6 +15,8 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Decay = Literal["constant", "cosine", "linear"]
 BaselineName = Literal["co_occurrence", "session_knn", "matrix_factorisation", "product2vec"]
+Devices = Literal["one_device", "mirrored", "tpu"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,6 +43,15 @@ class TrainingConfig:
     validation_users: Count = 5_000
     # Stops at the end of the epoch that passes this; 0 = no limit. Makes a run depend on the machine's speed.
     max_minutes: Annotated[float, Field(ge=0)] = 0.0
+    # How batches meet devices: whole on one, or divided among several (of one machine, of a TPU).
+    strategy: Devices = "one_device"
+    # By TensorFlow's names ("GPU:0", "CPU:0"). None: TensorFlow's choice for one_device, every GPU for mirrored, the
+    # TPU of this machine for tpu (or else the TPU's address).
+    devices: tuple[str, ...] = ()
+    # Devices among which the id embedding is divided, where one is too small for it; none = it is not.
+    embedding_devices: tuple[str, ...] = ()
+    # Of the heavy layers; weights are float32 in any case.
+    precision: Precision = "float32"
     jit_compile: bool = False
     seed: Count = 1
 
@@ -72,6 +83,7 @@ class RetrievalConfig:
     """Two towers: history and context on one side, products on the other."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
     dim: Positive = 64
     history_length: Positive = 100
     heads: Positive = 4
@@ -105,6 +117,9 @@ class RankerConfig:
     heads: Positive = 2
     dropout: Share = 0.2
     id_dropout: Share = 0.1
+    # Products met before: what each gains or loses by it is learned, or (where nobody takes a product twice and seen
+    # products are never answered) they are no rivals of the target in the loss and gain nothing.
+    repeats: Literal["learned", "excluded"] = "learned"
     # Softmax over the whole catalogue up to this many products, over sampled negatives above.
     full_softmax_limit: Count = 50_000
     sampled_negatives: Positive = 2_048

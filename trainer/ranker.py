@@ -11,14 +11,17 @@ from trainer.attention import Attention, SlotPairs
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RankerConfig
 from trainer.data import Catalogue
+from trainer.full_softmax import first_seen_slots, full_softmax_loss, full_softmax_loss_with_repeats
 from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding, times_after
 from trainer.item_encoder import ItemEncoder
-from trainer.losses import sampled_softmax_loss, softmax_loss
+from trainer.losses import sampled_softmax_loss
 from trainer.model_files import load_weights, read_description
 from trainer.objectives import make_objective
 from trainer.repeats import RepeatWeights, add_repeat_gain, repeat_gain, shared_repeat_gain
 from trainer.transformer import Block, dropout, split_seed
 from transform.tables import FIRST, PADDING
+
+Tensors = Mapping[str, tf.Tensor]
 
 
 class RankerState(NamedTuple):
@@ -51,9 +54,10 @@ class Ranker(tf_keras.Model):
         self.request_gap = RequestGapEmbedding(config.dim) if self.has_timestamps and self.objective.causal else None
         self.blocks = [self._block(number) for number in range(config.blocks)]
         self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
-        self.repeat_weights = RepeatWeights(config.dim, config.history_length)
+        self.repeat_weights = RepeatWeights(config.dim, config.history_length) if config.repeats == "learned" else None
         for layer in (self.history_embedding, *self.blocks, self.state_norm, self.repeat_weights):
-            layer.build((None, None, config.dim))
+            if layer is not None:
+                layer.build((None, None, config.dim))
 
     def _block(self, number: int) -> Block:
         config = self.config
@@ -78,6 +82,8 @@ class Ranker(tf_keras.Model):
         rows = batch["history_rows"]
         items = self.products.gather([rows])[0] if table is None else tf.gather(table, rows)
         states = self.states(items, batch)
+        if self.repeat_weights is None:
+            return RankerState(states[:, -1], rows, tf.zeros(tf.shape(rows)))
         return RankerState(states[:, -1], rows, self.repeat_weights(states, rows >= FIRST, newest_only=True)[:, 0])
 
     def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -108,37 +114,63 @@ class Ranker(tf_keras.Model):
     def score(self, state: RankerState, candidate_vectors: tf.Tensor, candidate_rows: tf.Tensor) -> tf.Tensor:
         """Scores of candidates: state of B shoppers, [B, C, dim], int32 [B, C] → [B, C]."""
         scores = tf.einsum("bd,bcd->bc", state.vector, candidate_vectors)
+        if self.repeat_weights is None:
+            return scores
         return scores + repeat_gain(state.history_rows, state.repeat_weights[:, tf.newaxis], candidate_rows)
 
     def score_catalogue(self, state: RankerState, table: tf.Tensor) -> tf.Tensor:
         """Scores of the whole catalogue: state of B shoppers, [V, dim] from `item_table()` → [B, V]."""
         scores = tf.matmul(state.vector, table, transpose_b=True)
+        if self.repeat_weights is None:
+            return scores
         return add_repeat_gain(scores, state.history_rows, state.repeat_weights[:, tf.newaxis])
 
-    def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def compute_loss(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Mean next-item softmax loss (nats) over the slots that have a target.
 
         Args:
             inputs: what `trainer.ranker_training` makes: histories [B, L] and context_timestamp [B]; targets int32
-                [B, L] (0 = none); above the limit of the full softmax negative_rows int32 [N] and
-                negative_log_counts [N]; seed int32 [2].
+                [B, L] (0 = none) and target_weights float32 [B, L]; above the limit of the full softmax negative_rows
+                int32 [N] and negative_log_counts [N]; seed int32 [2].
             training: drops out, and hides ids.
         """
         item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
-        rows, targets = inputs["history_rows"], inputs["targets"]
         if self.full_softmax:
-            table = self.products.table(training, item_seed)
-            states = self.states(tf.gather(table, rows), inputs, seed)
-            # Without the reserved rows, whose repeat weights are zero.
-            logits = tf.matmul(tf.reshape(states, [-1, self.config.dim]), table[FIRST:], transpose_b=True)
-            logits = add_repeat_gain(logits, tf.maximum(rows - FIRST, 0), self.repeat_weights(states, rows >= FIRST))
-            return softmax_loss(logits, tf.reshape(targets, [-1]) - FIRST)
-        negatives = inputs["negative_rows"]
+            return self._full_loss(inputs, training, item_seed, seed)
+        return self._sampled_loss(inputs, training, item_seed, seed)
+
+    def _full_loss(
+        self, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        rows = inputs["history_rows"]
+        table = self.products.table(training, item_seed)
+        states = self.states(tf.gather(table, rows), inputs, seed)
+        # Without the reserved rows.
+        products, met = table[FIRST:], rows - FIRST
+        flat = tf.reshape(states, [-1, self.config.dim])
+        targets = tf.reshape(inputs["targets"], [-1]) - FIRST
+        weights = tf.reshape(inputs["target_weights"], [-1])
+        if self.repeat_weights is not None:
+            gains = self.repeat_weights(states, rows >= FIRST)
+            return full_softmax_loss_with_repeats(flat, products, targets, weights, met, gains)
+        first_seen = first_seen_slots(met, products.shape[0])
+        if not self.objective.causal:
+            # What a masked slot may look at on either side is no rival.
+            first_seen = tf.where(first_seen < rows.shape[1], 0, first_seen)
+        return full_softmax_loss(flat, products, targets, weights, first_seen=first_seen)
+
+    def _sampled_loss(
+        self, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        rows, targets, negatives = inputs["history_rows"], inputs["targets"], inputs["negative_rows"]
         items, target_items, negative_items = self.products.gather([rows, targets, negatives], training, item_seed)
         states = self.states(items, inputs, seed)
-        weights = self.repeat_weights(states, rows >= FIRST)
-        positive = tf.reduce_sum(states * target_items, axis=-1) + repeat_gain(rows, weights, targets)
-        negative = tf.matmul(states, negative_items, transpose_b=True) + shared_repeat_gain(rows, weights, negatives)
+        positive = tf.reduce_sum(states * target_items, axis=-1)
+        negative = tf.matmul(states, negative_items, transpose_b=True)
+        if self.repeat_weights is not None:
+            weights = self.repeat_weights(states, rows >= FIRST)
+            positive += repeat_gain(rows, weights, targets)
+            negative += shared_repeat_gain(rows, weights, negatives)
         return sampled_softmax_loss(positive, negative, inputs["negative_log_counts"], targets, negatives)
 
 

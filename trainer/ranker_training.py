@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import RankerConfig
+from trainer.config import EvaluationConfig, RankerConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
@@ -16,10 +16,17 @@ from trainer.negatives import MixtureSampler
 from trainer.objectives import make_objective
 from trainer.queries import Queries, validation_queries
 from trainer.ranker import Ranker
+from trainer.target_weights import load_target_weights
 from trainer.windows import TrainingWindows
 
 
-def train_ranker(transform_dir: Path, output: Path, config: RankerConfig, log_dir: Path) -> None:
+def train_ranker(
+    transform_dir: Path,
+    output: Path,
+    config: RankerConfig,
+    log_dir: Path,
+    evaluation: EvaluationConfig | None = None,
+) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
     Args:
@@ -27,6 +34,7 @@ def train_ranker(transform_dir: Path, output: Path, config: RankerConfig, log_di
         output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
+        evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
@@ -35,8 +43,11 @@ def train_ranker(transform_dir: Path, output: Path, config: RankerConfig, log_di
     check_config(config)
     catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
     training = config.training
-    queries = validation_queries(transform_dir, sequences, catalogue, config.history_length, training.validation_users)
-    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed)
+    queries = validation_queries(
+        transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
+    )
+    weights = load_target_weights(transform_dir, sequences, config.targets)
+    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed, weights)
     make_deterministic(training.seed)
     model = Ranker(catalogue, config)
     steps = RankerSteps(windows, catalogue, config)

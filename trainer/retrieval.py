@@ -100,8 +100,8 @@ class RetrievalModel(tfrs.models.Model):
 
         Args:
             inputs: what `trainer.retrieval_training` makes: histories [B, L]; positive_slots int32 [P], flat indices
-                into [B·L]; positive_rows int32 [P] (0 = none); negative_rows int32 [U]; negative_log_counts [P + U];
-                the context of each positive [P]; seed int32 [2].
+                into [B·L]; positive_rows int32 [P] (0 = none) and positive_weights float32 [P]; negative_rows int32
+                [U]; negative_log_counts [P + U]; the context of each positive [P]; seed int32 [2].
             training: drops out, and hides ids.
         """
         item_seed, slot_seed, query_seed = split_seed(inputs["seed"] if training else None, 3)
@@ -127,7 +127,7 @@ class RetrievalModel(tfrs.models.Model):
         count = tf.shape(positives)[0]
         log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
         ones = tf.ones([count, 1])
-        weights = tf.cast(positives > PADDING, tf.float32)
+        weights = inputs["positive_weights"]
         loss = self.retrieval_task(
             tf.concat([queries / self.temperature, ones], axis=1),
             tf.concat([candidates, -log_counts[:, tf.newaxis]], axis=1),

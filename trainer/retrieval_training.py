@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import RetrievalConfig
+from trainer.config import EvaluationConfig, RetrievalConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
@@ -15,10 +15,17 @@ from trainer.model_files import save_model
 from trainer.negatives import log_expected_counts, uniform_negatives
 from trainer.queries import Queries, validation_queries
 from trainer.retrieval import RetrievalModel
+from trainer.target_weights import load_target_weights
 from trainer.windows import NONE, TrainingWindows, WindowBatch
 
 
-def train_retrieval(transform_dir: Path, output: Path, config: RetrievalConfig, log_dir: Path) -> None:
+def train_retrieval(
+    transform_dir: Path,
+    output: Path,
+    config: RetrievalConfig,
+    log_dir: Path,
+    evaluation: EvaluationConfig | None = None,
+) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
     Args:
@@ -26,6 +33,7 @@ def train_retrieval(transform_dir: Path, output: Path, config: RetrievalConfig, 
         output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
+        evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
@@ -34,8 +42,11 @@ def train_retrieval(transform_dir: Path, output: Path, config: RetrievalConfig, 
     check_config(config)
     catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
     training = config.training
-    queries = validation_queries(transform_dir, sequences, catalogue, config.history_length, training.validation_users)
-    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed)
+    queries = validation_queries(
+        transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
+    )
+    weights = load_target_weights(transform_dir, sequences, config.targets)
+    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed, weights)
     make_deterministic(training.seed)
     model = RetrievalModel(catalogue, config)
     steps = RetrievalSteps(windows, catalogue, config)
@@ -87,6 +98,7 @@ class RetrievalSteps:
             **self.windows.history(batch),
             "positive_slots": slots,
             "positive_rows": positives,
+            "positive_weights": self.windows.weights(targets),
             "negative_rows": negatives,
             # A positive meets the others of its batch as negatives, not itself.
             "negative_log_counts": log_expected_counts(rows, self.target_share, max(len(chosen) - 1, 0), uniform),

@@ -105,6 +105,7 @@ def test_sampled_loss_approximates_the_full_one() -> None:
     inputs = {
         **make_batch([5, 7, 9, 7], [4, 6]),
         "targets": tf.constant([[0] * 4 + [7, 9, 7, 5], [0] * 6 + [6, 4]]),
+        "target_weights": tf.constant([[0.0] * 4 + [1.0] * 4, [0.0] * 6 + [1.0] * 2]),
         "negative_rows": tf.constant(negatives),
         # Each product stands there twice.
         "negative_log_counts": tf.fill([len(negatives)], np.log(2).astype(np.float32)),

@@ -73,6 +73,7 @@ def training_inputs(positives: list[int], negatives: np.ndarray, log_counts: np.
         **make_batch([5, 7], [4, 6]),
         "positive_slots": tf.constant(([7, 15] * size)[:size]),
         "positive_rows": tf.constant(positives, tf.int32),
+        "positive_weights": tf.constant(np.array(positives) > 0, tf.float32),
         "negative_rows": tf.constant(negatives, tf.int32),
         "negative_log_counts": tf.constant(log_counts, tf.float32),
         "context_timestamp": tf.fill([size], tf.constant(START, tf.int64)),
