@@ -16,9 +16,11 @@ class Objective(Protocol):
 
     Attributes:
         causal: a slot looks at those before it only.
+        appended: slots that a question has behind the history, for which as many of the oldest make room.
     """
 
     causal: bool
+    appended: int
 
     def training(self, windows: TrainingWindows, batch: WindowBatch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Model inputs of a batch of windows: histories as the encoder may see them, `targets` int32 [B, L] (catalogue
@@ -33,6 +35,7 @@ class NextItem:
 
     causal = True
 
+    appended = 0
     def training(self, windows: TrainingWindows, batch: WindowBatch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """See `Objective`; each slot's target is the interaction that follows it."""
         targets = windows.target_rows(batch)
@@ -53,6 +56,7 @@ class MaskedItem:
     causal = False
 
     def __init__(self, mask_share: float, newest_share: float) -> None:
+    appended = 1
         """Args:
         mask_share: of the interactions of a window that are masked.
         newest_share: of the windows of which only the newest interaction is masked.

@@ -90,13 +90,28 @@ class Ranker(tf_keras.Model):
         """State at every slot, of a history as the objective shows it: items [B, L, dim] → [B, L, dim]."""
         slot_seed, gap_seed, *block_seeds = split_seed(seed, 2 + len(self.blocks))
         pairs = self._pairs(batch)
-        slots = self.history_embedding(items, batch)
-        if self.request_gap is not None:
-            slots += self.request_gap(batch["history_timestamps"], times_after(batch), gap_seed)
-        slots = dropout(slots, self.config.dropout, slot_seed)
+        slots = dropout(self._slots(items, batch, gap_seed), self.config.dropout, slot_seed)
         for block, block_seed in zip(self.blocks, block_seeds, strict=True):
             slots = block(slots, pairs, block_seed)
         return self.state_norm(slots)
+
+    def attention_weights(self, items: tf.Tensor, batch: HistoryBatch) -> list[tf.Tensor]:
+        """How much slot i takes from slot j in each block, of a history as the objective shows it.
+
+        Items [B, L, dim] → one [B, heads, L, L] per block; lines sum to 1.
+        """
+        slots, pairs, weights = self._slots(items, batch), self._pairs(batch), []
+        for block in self.blocks:
+            weights.append(block.attention_weights(slots, pairs))
+            slots = block(slots, pairs)
+        return weights
+
+    def _slots(self, items: tf.Tensor, batch: HistoryBatch, gap_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """What the first block reads, [B, L, dim]."""
+        slots = self.history_embedding(items, batch)
+        if self.request_gap is None:
+            return slots
+        return slots + self.request_gap(batch["history_timestamps"], times_after(batch), gap_seed)
 
     def _pairs(self, batch: HistoryBatch) -> SlotPairs:
         timed = self.config.time_bias and self.has_timestamps
