@@ -79,7 +79,12 @@ STEPS: tuple[Step, ...] = (
     Step("validate", ("transform",), ("validate",), _validate),
     Step("train-retrieval", ("transform", "validate"), ("retrieval", *_PROTOCOL), _train_retrieval, resumes=True),
     Step("train-ranker", ("transform", "validate"), ("ranker", *_PROTOCOL), _train_ranker, resumes=True),
-    Step("train-head", ("transform", "train-retrieval", "train-ranker"), ("head", "evaluation"), _train_head),
+    Step(
+        "train-head",
+        ("transform", "train-retrieval", "train-ranker"),
+        ("head", *_PROTOCOL, "evaluation.candidates"),
+        _train_head,
+    ),
     Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
     Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
 )

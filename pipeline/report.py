@@ -15,7 +15,7 @@ from pipeline.runner import RECORD, step_directory
 
 REPORT_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-STEPS = ("transform", "validate", "train-retrieval", "train-ranker", "evaluate", "export")
+STEPS = ("transform", "validate", "train-retrieval", "train-ranker", "train-head", "evaluate", "export")
 
 
 class ReportError(ValueError):

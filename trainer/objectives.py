@@ -23,8 +23,9 @@ class Objective(Protocol):
     appended: int
 
     def training(self, windows: TrainingWindows, batch: WindowBatch, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Model inputs of a batch of windows: histories as the encoder may see them, `targets` int32 [B, L] (catalogue
-        rows, 0 = nothing to predict at the slot) and `target_weights` float32 [B, L] (0 where there is no target)."""
+        """Model inputs of a batch of windows: histories as the encoder may see them, `targets` int32 [B, M] (catalogue
+        rows, 0 = none) and `target_weights` float32 [B, M] (0 = none); `target_slots` int32 [B, M] says from which
+        slots they are predicted; without it M is L, and each slot predicts its own."""
 
     def question(self, batch: HistoryBatch) -> HistoryBatch:
         """Histories of a request as the encoder sees them; the state of the newest slot is the answer."""
@@ -34,8 +35,8 @@ class NextItem:
     """Every slot predicts what comes next (SASRec, Kang and McAuley 2018)."""
 
     causal = True
-
     appended = 0
+
     def training(self, windows: TrainingWindows, batch: WindowBatch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """See `Objective`; each slot's target is the interaction that follows it."""
         targets = windows.target_rows(batch)
@@ -50,13 +51,14 @@ class MaskedItem:
     """Slots drawn at random are masked and predicted from both sides (BERT4Rec, Sun et al. 2019).
 
     A masked interaction is an unknown product without an event type, at its time. A request appends one at its own
-    time, as training does with a share of the windows, whose newest slot alone is masked.
+    time, as training does with a share of the windows, whose newest slot alone is masked. The number of masked slots is
+    fixed by the length, so that scores over the catalogue are made for them alone.
     """
 
     causal = False
+    appended = 1
 
     def __init__(self, mask_share: float, newest_share: float) -> None:
-    appended = 1
         """Args:
         mask_share: of the interactions of a window that are masked.
         newest_share: of the windows of which only the newest interaction is masked.
@@ -65,22 +67,35 @@ class MaskedItem:
         self.newest_share = newest_share
 
     def training(self, windows: TrainingWindows, batch: WindowBatch, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """See `Objective`; the target of a masked slot is what it held."""
+        """See `Objective`; the target of a masked slot is what it held. Every window has at least one."""
         history = windows.history(batch)
-        there = batch.places != NONE
-        masked = there & (rng.random(there.shape) < self.mask_share)
-        newest_only = rng.random((len(there), 1)) < self.newest_share
-        newest = np.zeros_like(there)
-        newest[:, -1] = there[:, -1]
-        masked = np.where(newest_only | ~masked.any(axis=1, keepdims=True), newest, masked)
-        targets = np.where(masked, history["history_rows"], PADDING).astype(np.int32)
+        slots, counted = self._masked_slots(batch.places != NONE, rng)
+        masked = np.zeros(batch.places.shape, bool)
+        np.put_along_axis(masked, np.where(counted, slots, slots[:, :1]), counted[:, :1], axis=1)
+        places = np.where(counted, np.take_along_axis(batch.places, slots, axis=1), NONE)
+        targets = np.where(counted, np.take_along_axis(history["history_rows"], slots, axis=1), PADDING)
         return {
             **history,
             "history_rows": np.where(masked, UNKNOWN, history["history_rows"]).astype(np.int32),
             "history_types": np.where(masked, 0, history["history_types"]).astype(np.int32),
-            "targets": targets,
-            "target_weights": windows.weights(np.where(masked, batch.places, NONE)),
+            "target_slots": slots.astype(np.int32),
+            "targets": targets.astype(np.int32),
+            "target_weights": windows.weights(places),
         }
+
+    def _masked_slots(self, there: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Slots to mask, int64 [B, M] of a width that L alone decides, and which of them count, the first ones."""
+        length = there.shape[1]
+        width = max(1, round(self.mask_share * length))
+        # The smallest draws are masked; what is not there comes last.
+        draws = np.where(there, rng.random(there.shape), 2.0)
+        newest_only = there[:, -1] & (rng.random(len(there)) < self.newest_share)
+        draws[newest_only, -1] = -1.0
+        slots = np.argsort(draws, axis=1)[:, :width]
+        interactions = there.sum(axis=1)
+        number = np.minimum(np.maximum(np.round(self.mask_share * interactions), 1), interactions)
+        number = np.where(newest_only, np.minimum(number, 1), number)
+        return slots, np.arange(width) < number[:, np.newaxis]
 
     def question(self, batch: HistoryBatch) -> HistoryBatch:
         """The history with a masked interaction at the time of the request behind it; the oldest slot makes room."""

@@ -145,8 +145,8 @@ class Ranker(tf_keras.Model):
 
         Args:
             inputs: what `trainer.ranker_training` makes: histories [B, L] and context_timestamp [B]; targets int32
-                [B, L] (0 = none) and target_weights float32 [B, L]; above the limit of the full softmax negative_rows
-                int32 [N] and negative_log_counts [N]; seed int32 [2].
+                [B, M] (0 = none) and target_weights float32 [B, M], see `trainer.objectives`; above the limit of the
+                full softmax negative_rows int32 [N] and negative_log_counts [N]; seed int32 [2].
             training: drops out, and hides ids.
         """
         item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
@@ -159,7 +159,7 @@ class Ranker(tf_keras.Model):
     ) -> tf.Tensor:
         rows = inputs["history_rows"]
         table = self.products.table(training, item_seed)
-        states = self.states(tf.gather(table, rows), inputs, seed)
+        states = _asked(self.states(tf.gather(table, rows), inputs, seed), inputs)
         # Without the reserved rows.
         products, met = table[FIRST:], rows - FIRST
         flat = tf.reshape(states, [-1, self.config.dim])
@@ -179,7 +179,7 @@ class Ranker(tf_keras.Model):
     ) -> tf.Tensor:
         rows, targets, negatives = inputs["history_rows"], inputs["targets"], inputs["negative_rows"]
         items, target_items, negative_items = self.products.gather([rows, targets, negatives], training, item_seed)
-        states = self.states(items, inputs, seed)
+        states = _asked(self.states(items, inputs, seed), inputs)
         positive = tf.reduce_sum(states * target_items, axis=-1)
         negative = tf.matmul(states, negative_items, transpose_b=True)
         if self.repeat_weights is not None:
@@ -187,6 +187,11 @@ class Ranker(tf_keras.Model):
             positive += repeat_gain(rows, weights, targets)
             negative += shared_repeat_gain(rows, weights, negatives)
         return sampled_softmax_loss(positive, negative, inputs["negative_log_counts"], targets, negatives)
+
+
+def _asked(states: tf.Tensor, inputs: Tensors) -> tf.Tensor:
+    """States of the slots that predict something: [B, L, dim] → [B, M, dim]."""
+    return tf.gather(states, inputs["target_slots"], batch_dims=1) if "target_slots" in inputs else states
 
 
 def load_ranker(directory: Path, catalogue: Catalogue) -> Ranker:

@@ -62,6 +62,16 @@ def check_config(config: RankerConfig) -> None:
         raise TrainingError(
             f"ranker.dim must be divisible by ranker.heads, received dim = {config.dim}, heads = {config.heads}."
         )
+    if config.objective == "masked_item" and config.repeats == "learned":
+        raise TrainingError(
+            'ranker.objective = "masked_item" cannot learn what a product gains by being met before (a masked product '
+            'is met from both sides): set ranker.repeats = "excluded", or ranker.objective = "next_item".'
+        )
+    if not config.positions:
+        raise TrainingError(
+            'ranker.positions must name "relative", "absolute" or both, received none: without it the order of a '
+            "history would not count."
+        )
 
 
 class RankerSteps:

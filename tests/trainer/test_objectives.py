@@ -39,22 +39,37 @@ def test_next_item_targets_what_follows_with_its_weight() -> None:
 
 
 def test_masked_items_are_hidden_and_are_the_only_targets() -> None:
-    whole = np.array([[0, *ROWS]])
-    shares = []
+    whole, weights = np.array([[0, *ROWS]]), np.array([[0, *WEIGHTS]])
+    drawn = set()
     for seed in range(50):
         inputs = masked(MaskedItem(0.4, 0.0), seed)
+        slots = inputs["target_slots"]
+        # Of eight slots three may be masked; of seven interactions three are.
+        assert slots.shape == (1, 3)
         hidden = inputs["history_rows"] == UNKNOWN
-        shares.append(hidden[:, 1:].mean())
-        assert hidden.any()
-        np.testing.assert_array_equal(inputs["targets"], np.where(hidden, whole, 0))
+        assert np.flatnonzero(hidden[0]).tolist() == sorted(slots[0])
+        np.testing.assert_array_equal(inputs["targets"], np.take_along_axis(whole, slots, axis=1))
+        np.testing.assert_array_equal(inputs["target_weights"], np.take_along_axis(weights, slots, axis=1))
         np.testing.assert_array_equal(np.where(hidden, whole, inputs["history_rows"]), whole)
         assert (inputs["history_types"][hidden] == 0).all()
-        np.testing.assert_array_equal(inputs["target_weights"], np.where(hidden, [[0, *WEIGHTS]], 0))
-    assert 0.3 < np.mean(shares) < 0.5
+        drawn |= set(slots[0].tolist())
+    assert drawn == set(range(1, 8))
+
+
+def test_short_windows_have_few_targets_and_empty_ones_none() -> None:
+    windows = TrainingWindows(make_sequences([[0, 1]]), 8, 1, seed=1)
+    (batch,) = windows.epoch(0)
+    inputs = MaskedItem(0.9, 0.0).training(windows, batch, np.random.default_rng(1))
+    # Padded to four slots; the second window is filling.
+    assert inputs["target_weights"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert (inputs["history_rows"][1] == 0).all()
 
 
 def test_some_windows_are_trained_as_requests_are_asked() -> None:
-    assert (masked(MaskedItem(0.4, 0.99))["targets"] == [[0] * 7 + [3]]).all()
+    inputs = masked(MaskedItem(0.4, 0.99))
+    assert inputs["targets"].tolist() == [[3, 0, 0]]
+    assert inputs["target_slots"][0, 0] == 7
+    assert (inputs["history_rows"] == UNKNOWN).sum() == 1
 
 
 def test_masked_request_ends_with_an_unknown_product_at_its_own_time() -> None:
@@ -84,8 +99,9 @@ def test_a_masked_slot_looks_to_both_sides_and_never_at_what_it_hides() -> None:
             "history_types": tf.constant([[2, 0, 2, 2]]),
             "history_timestamps": tf.constant(times, tf.int64),
             "context_timestamp": tf.constant([START + 90_000], tf.int64),
-            "targets": tf.constant([[0, target, 0, 0]]),
-            "target_weights": tf.constant([[0.0, 1.0, 0.0, 0.0]]),
+            "target_slots": tf.constant([[1]]),
+            "targets": tf.constant([[target]]),
+            "target_weights": tf.constant([[1.0]]),
         }
         return float(ranker.compute_loss(inputs))
 
