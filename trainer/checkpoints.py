@@ -11,12 +11,10 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from trainer.errors import TrainingError
+
 _HISTORY = "history.json"
 _CHECKPOINTS = "checkpoints"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that does not fit the model or its configuration."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Checkpoints:
         """Puts the latest state in place; its epochs, none where nothing was saved.
 
         Raises:
-            CheckpointError: what was saved is of another model or another configuration.
+            TrainingError: what was saved is of another model or another configuration.
         """
         latest = self._manager.latest_checkpoint
         if latest is None:
@@ -67,7 +65,7 @@ class Checkpoints:
             self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
             epochs = [Epoch(**record) for record in json.loads(self._record.numpy())]
         except (ValueError, AssertionError, TypeError, tf.errors.OpError) as error:
-            raise CheckpointError(
+            raise TrainingError(
                 f"the training in {self.output} cannot go on from {latest}, which was saved by a model of another "
                 f"shape or under another configuration: {str(error).splitlines()[0]} "
                 "Give back the configuration that it was begun with, or delete the folder to begin anew."

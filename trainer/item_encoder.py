@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.sharded_embedding import ShardedEmbedding, Table, gather
 from transform.tables import PADDING, UNKNOWN
 
 
@@ -24,13 +25,27 @@ class ItemEncoder(tf_keras.layers.Layer):
         item_features: the schema's features, in the order of concatenation.
     """
 
-    def __init__(self, schema: FeatureSchema, dim: int, id_dropout: float, name: str = "item_encoder") -> None:
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        dim: int,
+        id_dropout: float,
+        name: str = "item_encoder",
+        embedding_devices: tuple[str, ...] = (),
+    ) -> None:
+        """Args:
+        schema: of the products.
+        dim: length of a vector.
+        id_dropout: share of products whose id training hides.
+        name: of the layer.
+        embedding_devices: among which the id embedding is divided; none = it is not.
+        """
         super().__init__(name=name)
         self.dim = dim
         self.id_dropout = id_dropout
         self.id_embedding_size = int(schema.id_embedding_size)
         self.item_features = tuple((feature.name, feature.kind) for feature in schema.item)
-        self.id_embedding = self._embedding("id", self.id_embedding_size)
+        self.id_embedding: Table = self._id_embedding(embedding_devices)
         self.feature_embeddings = {
             feature.name: self._embedding(feature.name, int(feature.vocabulary_size))
             for feature in schema.item
@@ -62,20 +77,23 @@ class ItemEncoder(tf_keras.layers.Layer):
         """
         present = tf.cast(id_rows != PADDING, tf.float32)[:, tf.newaxis]
         if not self.item_features:
-            return tf.gather(self.id_embedding, id_rows) * present
+            return gather(self.id_embedding, id_rows) * present
         if training and self.id_dropout > 0:
             draws = tf.random.stateless_uniform([self.id_embedding_size], seed, alg="philox")
             hidden = tf.gather(draws < self.id_dropout, id_rows)
             id_rows = tf.where(hidden, UNKNOWN, id_rows)
-        ids = tf.gather(self.id_embedding, id_rows)
+        ids = gather(self.id_embedding, id_rows)
         content = self._content(features)
         gate = self.gate(tf.concat([ids, content], axis=-1))
         return (gate * ids + (1.0 - gate) * content) * present
 
+    def _id_embedding(self, devices: tuple[str, ...]) -> Table:
+        if not devices:
+            return self._embedding("id", self.id_embedding_size)
+        return ShardedEmbedding(self.id_embedding_size, self.dim, devices, _small, name="id_embedding")
+
     def _embedding(self, name: str, size: int) -> tf.Variable:
-        # Small: what is learned soon outweighs what was drawn (ids start near one another).
-        initializer = tf_keras.initializers.RandomNormal(stddev=0.02)
-        return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=initializer)
+        return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=_small())
 
     def _content(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """[N, dim] from content alone."""
@@ -87,6 +105,11 @@ class ItemEncoder(tf_keras.layers.Layer):
             else:
                 parts.append(_mean_embedding(self.feature_embeddings[name], features[name]))
         return self.content_output(self.content_hidden(tf.concat(parts, axis=-1)))
+
+
+def _small() -> tf_keras.initializers.Initializer:
+    """What is learned soon outweighs what was drawn (ids start near one another)."""
+    return tf_keras.initializers.RandomNormal(stddev=0.02)
 
 
 def _mean_embedding(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:

@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainer.checkpoints import CheckpointError, Checkpoints, Epoch, best_epoch
+from trainer.checkpoints import Checkpoints, Epoch, best_epoch
 from trainer.config import TrainingConfig
+from trainer.devices import check_model
+from trainer.errors import TrainingError
 from trainer.prefetch import prefetched
 from trainer.train_step import TrainStep
 
@@ -23,10 +26,6 @@ _AHEAD = 2
 Batch = dict[str, np.ndarray]
 
 
-class TrainingError(ValueError):
-    """Training that cannot start, or cannot go on."""
-
-
 @dataclass(frozen=True)
 class Step:
     """What one training step reads."""
@@ -34,6 +33,16 @@ class Step:
     inputs: Batch
     windows: int  # that are not filling
     user_ids: Callable[[], list[str]]  # whose windows they are
+    # Inputs that every device reads whole where a batch is divided along the first axis; zeros fill it up.
+    shared: frozenset[str] = frozenset()
+
+
+class _Pending(NamedTuple):
+    """A step under way."""
+
+    step: Step
+    loss: tf.Tensor
+    gradient_norm: tf.Tensor
 
 
 @dataclass
@@ -56,11 +65,16 @@ class TrainingLoop:
 
     def __init__(self, model: tf_keras.Model, config: TrainingConfig, output: Path, log_dir: Path) -> None:
         """Args:
-        model: with all its weights made.
+        model: with all its weights made, within the strategy that `trainer.devices` makes of `config`; initial
+            weights are those that it has when `run` is called.
         config: of the loop.
         output: folder for checkpoints and history.json; training goes on from what is there.
         log_dir: folder for TensorBoard's event files.
+
+        Raises:
+            TrainingError: the model was not made for the devices or the precision of `config`.
         """
+        check_model(model, config)
         self.model = model
         self.config = config
         self.output = output
@@ -83,7 +97,9 @@ class TrainingLoop:
         """
         train_step = TrainStep(self.model, self.config, self.config.epochs * steps_per_epoch)
         checkpoints = Checkpoints(self.output, self.model, train_step.state)
-        self._resume(checkpoints)
+        self.epochs = checkpoints.restore()
+        if self.epochs:
+            _LOG.info("resumed after epoch %d in %s", len(self.epochs), self.output)
         writer = tf.summary.create_file_writer(str(self.log_dir))
         while not self._finished():
             start = time.monotonic()
@@ -101,14 +117,6 @@ class TrainingLoop:
         best = checkpoints.restore_best(self.epochs)
         _LOG.info("kept epoch %d of %d: validation NDCG@10 %.4f", best.epoch, len(self.epochs), best.validation_ndcg)
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
-        try:
-            self.epochs = checkpoints.restore()
-        except CheckpointError as error:
-            raise TrainingError(str(error)) from error
-        if self.epochs:
-            _LOG.info("resumed after epoch %d in %s", len(self.epochs), self.output)
-
     def _finished(self) -> bool:
         if not self.epochs:
             return False
@@ -121,35 +129,46 @@ class TrainingLoop:
         first_step = self.epochs[-1].steps if self.epochs else 0
         progress = _Progress(self.config.epochs, self.epochs, steps_per_epoch)
         curves = _Curves()
+
+        def placed() -> Iterator[tuple[Step, Any]]:
+            for number, step in enumerate(steps):
+                seed = np.array([self.config.seed, first_step + number], np.int32)
+                yield step, train_step.place({**step.inputs, "seed": seed}, step.shared | {"seed"})
+
         # The result of a step is read when the next is under way, so that the device need not wait for the host.
-        pending: tuple[Step, tf.Tensor, tf.Tensor] | None = None
-        for number, step in enumerate(prefetched(steps, _AHEAD)):
-            seed = np.array([self.config.seed, first_step + number], np.int32)
-            loss, norm = train_step({**step.inputs, "seed": seed})
+        pending: _Pending | None = None
+        for step, inputs in prefetched(placed(), _AHEAD):
+            result = _Pending(step, *train_step(inputs))
             if pending is not None:
-                self._note(curves, *pending)
+                self._note(curves, pending, train_step)
                 progress.line(curves)
-            pending = step, loss, norm
+            pending = result
         if pending is None:
             raise TrainingError("an epoch has no step: there is nothing to train on. Check the training span.")
-        self._note(curves, *pending)
+        self._note(curves, pending, train_step)
         return curves
 
-    def _note(self, curves: _Curves, step: Step, loss: tf.Tensor, norm: tf.Tensor) -> None:
-        values = {"loss": float(loss), "gradient's norm": float(norm)}
-        for name, value in values.items():
-            if not np.isfinite(value):
-                place = f"epoch {len(self.epochs) + 1}, step {len(curves.losses) + 1}"
-                raise TrainingError(_diverged(name, value, place, step.user_ids()))
-        curves.losses.append(values["loss"])
-        curves.gradient_norms.append(values["gradient's norm"])
-        curves.windows += step.windows
+    def _note(self, curves: _Curves, done: _Pending, train_step: TrainStep) -> None:
+        loss, norm = float(done.loss), float(done.gradient_norm)
+        place = f"epoch {len(self.epochs) + 1}, step {len(curves.losses) + 1}"
+        if not np.isfinite(loss):
+            raise TrainingError(_diverged(f"loss is {loss} at {place}", done.step.user_ids()))
+        if not np.isfinite(norm) and not train_step.forgives_overflow():
+            raise TrainingError(_diverged(f"gradient's norm is {norm} at {place}", done.step.user_ids()))
+        curves.losses.append(loss)
+        curves.gradient_norms.append(norm)
+        curves.windows += done.step.windows
 
     def _validate(self, train_step: TrainStep, curves: _Curves, start: float, validate: Callable[[], float]) -> Epoch:
         """`start`: when the epoch began."""
         trained = time.monotonic()
         with train_step.average.in_place():
             ndcg = float(validate())
+        if not np.isfinite(ndcg):
+            raise TrainingError(
+                f"validation NDCG@10 is {ndcg} after epoch {len(self.epochs) + 1}: no epoch can be chosen by it. "
+                "There must be validation data, and the model's scores must be numbers."
+            )
         end = time.monotonic()
         return Epoch(
             epoch=len(self.epochs) + 1,
@@ -212,10 +231,10 @@ def _write_summaries(writer: tf.summary.SummaryWriter, epoch: Epoch, curves: _Cu
     writer.flush()
 
 
-def _diverged(name: str, value: float, place: str, user_ids: list[str]) -> str:
+def _diverged(what: str, user_ids: list[str]) -> str:
     shown = ", ".join(repr(user) for user in user_ids[:20])
     more = f" and {len(user_ids) - 20} more" if len(user_ids) > 20 else ""
     return (
-        f"the {name} is {value} at {place}, whose windows are those of the shoppers {shown}{more}. "
+        f"the {what}, whose windows are those of the shoppers {shown}{more}. "
         "Lower training.learning_rate or raise training.warmup_steps; look at these shoppers' rows if it stays."
     )

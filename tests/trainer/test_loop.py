@@ -12,7 +12,6 @@ import tf_keras
 
 from trainer.config import TrainingConfig
 from trainer.loop import Step, TrainingError, TrainingLoop
-from trainer.train_step import TrainStep
 
 
 class Line(tf_keras.Model):
@@ -129,32 +128,15 @@ def test_a_falling_learning_rate_ends_at_its_share(tmp_path: Path) -> None:
     assert [epoch["learning_rate"] for epoch in history] == pytest.approx([0.0875, 0.0625, 0.0375])
 
 
-class Plane(tf_keras.Model):
-    """loss = 3 x + 4 y, whose gradient is (3, 4), of norm 5."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.x = self.add_weight("x", (), initializer="zeros")
-        self.y = self.add_weight("y", (), initializer="zeros")
-
-    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        return 3.0 * self.x + 4.0 * self.y
-
-
-@pytest.mark.parametrize(("limit", "first_moments"), [(0.0, [0.3, 0.4]), (2.0, [0.12, 0.16]), (7.0, [0.3, 0.4])])
-def test_long_gradients_are_shortened_as_one(limit: float, first_moments: list[float]) -> None:
-    model = Plane()
-    step = TrainStep(model, TrainingConfig(gradient_clip_norm=limit), total_steps=1)
-    _, norm = step({})
-    assert float(norm) == 5.0
-    # Adam's first moment after one step is a tenth of the gradient that it was given.
-    assert [float(moment) for moment in step.optimizer._momentums] == pytest.approx(first_moments)
-
-
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     make_loop(tmp_path, epochs=1).run(steps, 2, lambda: 0.5)
     with pytest.raises(TrainingError, match=r"cannot go on from .*another shape or under another configuration"):
         make_loop(tmp_path, ema_decay=0.5).run(steps, 2, lambda: 0.5)
+
+
+def test_a_validation_that_measures_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="validation NDCG@10 is nan after epoch 1: no epoch can be chosen"):
+        make_loop(tmp_path).run(steps, 2, lambda: float("nan"))
 
 
 def test_an_epoch_without_steps_is_refused(tmp_path: Path) -> None:
