@@ -28,8 +28,6 @@ from trainer.session_knn import choose_session_knn
 
 _LOG = logging.getLogger(__name__)
 POPULARITY = "recent_popularity"
-# Validation shoppers that choose the baselines' settings.
-_CHOOSING_SHOPPERS = 1_000
 
 # One per rule, of a shop's sequences, its catalogue, what answers where nothing is known, and the rules' validations.
 Choose = Callable[[Sequences, Catalogue, RecentPopularity, Sequence[Queries]], Sequence[Chosen[Any]]]
@@ -52,7 +50,7 @@ def fit_baselines(
         sequences: interactions of all shoppers.
         catalogue: all products.
         split: where the training span ends.
-        config: which baselines run, target types, days of popularity, seed.
+        config: which baselines run, on how many shoppers they are chosen, target types, days of popularity, seed.
         rules: validation queries under each rule for seen products.
 
     Returns:
@@ -61,7 +59,7 @@ def fit_baselines(
     interactions = int(training_interactions(sequences).sum())
     if interactions > MOST_INTERACTIONS:
         _LOG.info("evaluate: baselines are fitted to the newest %d of %d interactions", MOST_INTERACTIONS, interactions)
-    validations = [_drawn(sequences, queries, config.seed) for queries in rules]
+    validations = [_drawn(sequences, queries, config) for queries in rules]
     popular = choose_recent_popularity(sequences, catalogue, split, config, validations)
     found: dict[str, Sequence[Chosen[Any]]] = {POPULARITY: popular}
     for name, choose in _choosers(config).items():
@@ -92,8 +90,8 @@ def _of_rule(chosen: dict[str, Chosen[Baseline]], exclude_seen: bool) -> Baselin
     return Baselines({name: one.baseline for name, one in chosen.items()}, settings)
 
 
-def _drawn(sequences: Sequences, queries: Queries, seed: int) -> Queries:
+def _drawn(sequences: Sequences, queries: Queries, config: EvaluationConfig) -> Queries:
     """The shoppers that choose the baselines' settings."""
     asked = queries.take(np.flatnonzero(queries.truth.lengths > 0))
-    drawn = sample_users(sequences, asked.users, _CHOOSING_SHOPPERS, seed)
+    drawn = sample_users(sequences, asked.users, config.baseline_shoppers, config.seed)
     return asked.take(np.flatnonzero(np.isin(asked.users, drawn)))

@@ -170,6 +170,8 @@ class EvaluationConfig:
     bootstrap_samples: Positive = 1_000
     # What runs beside recent popularity, which always does: it answers where another baseline knows nothing.
     baselines: tuple[BaselineName, ...] = ("co_occurrence", "session_knn", "matrix_factorisation", "product2vec")
+    # Validation shoppers that choose the baselines' settings, drawn by a hash.
+    baseline_shoppers: Positive = 1_000
     # Days of training data that the recent-popularity baseline counts (chosen on validation among these).
     popularity_days: tuple[int, ...] = (1, 3, 7, 30, 90)
     # Shoppers in the rolling next-event table, drawn by a hash; 0 = no table.

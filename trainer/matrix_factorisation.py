@@ -26,7 +26,7 @@ from trainer.queries import Queries
 
 _LOG = logging.getLogger(__name__)
 _ALS_SWEEPS = 10
-_BPR_EPOCHS = 50
+_BPR_EPOCHS = 30
 # Larger seeds are refused by numpy's older generator, which the library uses.
 _SEEDS = 1 << 32
 
@@ -39,7 +39,7 @@ class AlsVariant:
     weight of an interaction of the query's history per step of age.
     """
 
-    factors: int = 64
+    factors: int = 32
     regularisation: float = 0.1
     confidence: float = 1.0
     decay: float = 1.0
@@ -165,7 +165,7 @@ def choose_als(
         "seen": ("left_out", "recommended"),
         "decay": (1.0, 0.98, 0.9, 0.7),
         "confidence": (1.0, 10.0),
-        "factors": (32, 64, 128),
+        "factors": (32, 128),
         "regularisation": (0.1, 10.0),
     }
     return [choose_variant(AlsVariant(), options, build, validation) for validation in validations]

@@ -29,7 +29,7 @@ _NEGATIVES = 5
 _LEARNING_RATE = 0.1
 # Pairs of products that are learned from, in all epochs together: seconds, not minutes. A small shop is read up to
 # twenty times, a large one at least three.
-_PAIRS = 10_000_000
+_PAIRS = 6_000_000
 _EPOCHS = (3, 20)
 
 

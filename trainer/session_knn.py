@@ -136,7 +136,7 @@ def choose_session_knn(
         "seen": ("left_out", "as_others", "recommended"),
         "unit": units,
         "decay": (1.0, 0.98, 0.95, 0.8, 0.5),
-        "sample": (50, 200, 1_000, 5_000),
+        "sample": (50, 200, 5_000),
         "neighbours": (50, 200, 1_000),
         "idf": (False, True),
     }
