@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 # User units. Phones show a chart at about this width in pixels, so that the text keeps its size.
-_WIDTH = 300
+WIDTH = 300
 _FONT = 12
 _BAR_ROW = 36
 _BAR_HEIGHT = 11
@@ -46,7 +46,7 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: float | None = None, limit
         if not math.isfinite(bar.value) or bar.value < 0:
             raise ValueError(f"chart {title!r}, bar {bar.label!r}: value must be finite and ≥ 0, received {bar.value}.")
     ends = [bar.value if bar.high is None else bar.high for bar in bars] + ([] if limit is None else [limit])
-    scale = (_WIDTH - _FIGURE_WIDTH) / (max(ends) or 1.0)
+    scale = (WIDTH - _FIGURE_WIDTH) / (max(ends) or 1.0)
     height = len(bars) * _BAR_ROW + (18 if limit is not None else 0)
     parts = []
     if limit is not None:
@@ -57,13 +57,13 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: float | None = None, limit
             Markup('<text class="note" x="{:.1f}" y="{}" text-anchor="{}">{} {}</text>').format(
                 x,
                 bottom + 13,
-                "end" if x > _WIDTH / 2 else "start",
+                "end" if x > WIDTH / 2 else "start",
                 limit_label,
                 figure(limit, max(ends)),
             )
         )
     parts += [_bar(bar, row, scale, max(ends)) for row, bar in enumerate(bars)]
-    return _svg(title, height, parts)
+    return drawing(title, height, parts)
 
 
 def _bar(bar: Bar, row: int, scale: float, largest: float) -> Markup:
@@ -106,21 +106,21 @@ def curve_chart(title: str, epochs: Sequence[int], values: Sequence[float], best
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"chart {title!r}: values must be finite, received {list(values)}.")
     top, right, bottom, left = _CURVE_MARGIN
-    ticks = _ticks(min(values), max(values))
-    floor, ceiling = ticks[0], ticks[-1]
+    marks = ticks(min(values), max(values))
+    floor, ceiling = marks[0], marks[-1]
 
     def x(epoch: float) -> float:
         span = (epochs[-1] - epochs[0]) or 1
-        return left + (epoch - epochs[0]) / span * (_WIDTH - left - right)
+        return left + (epoch - epochs[0]) / span * (WIDTH - left - right)
 
     def y(value: float) -> float:
         return _CURVE_HEIGHT - bottom - (value - floor) / (ceiling - floor) * (_CURVE_HEIGHT - top - bottom)
 
     parts = []
-    for tick in ticks:
+    for tick in marks:
         parts.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-                left, _WIDTH - right, y=y(tick)
+                left, WIDTH - right, y=y(tick)
             )
         )
         parts.append(
@@ -141,7 +141,7 @@ def curve_chart(title: str, epochs: Sequence[int], values: Sequence[float], best
                     x(epoch), _CURVE_HEIGHT - bottom + 16, epoch
                 )
             )
-    return _svg(title, _CURVE_HEIGHT, parts)
+    return drawing(title, _CURVE_HEIGHT, parts)
 
 
 def figure(value: float, largest: float) -> str:
@@ -153,7 +153,7 @@ def figure(value: float, largest: float) -> str:
     return f"{value:.{min(6, max(2, 2 - math.floor(math.log10(largest))))}f}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round values that enclose [low, high]."""
     if high == low:
         low, high = low - abs(low) * 0.1 - 0.01, high + abs(high) * 0.1 + 0.01
@@ -163,7 +163,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def _svg(title: str, height: int, parts: Sequence[Markup]) -> Markup:
+def drawing(title: str, height: int, parts: Sequence[Markup]) -> Markup:
+    """Parts as one inline SVG, as wide as all charts; `title` is read out by screen readers."""
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        _WIDTH, height, escape(title), Markup("").join(parts)
+        WIDTH, height, escape(title), Markup("").join(parts)
     )

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import VERSION
+from pipeline.report_explanation import explanation
 from pipeline.report_shoppers import Shelf, shelf_of_run, shoppers
 from pipeline.report_view import Results, view
 from pipeline.runner import RECORD, step_directory
@@ -53,6 +54,7 @@ def read_results(run: Path) -> Results:
         histories={step: _json(step_directory(run, step) / "history.json") or [] for step in STEPS},
         records={step: _json(step_directory(run, step) / RECORD) or {} for step in STEPS},
         examples=examples or [],
+        explanation=_json(step_directory(run, "evaluate") / "explanation.json"),
     )
 
 
@@ -69,6 +71,7 @@ def render(results: Results, shelf: Shelf) -> str:
     return environment.get_template("report.html.j2").render(
         view=view(results),
         shoppers=shoppers(results.examples, shelf),
+        explanation=explanation(results.explanation, shelf),
         shelf=shelf,
         version=VERSION,
         made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),

@@ -56,6 +56,7 @@ class Results:
     histories: dict[str, list[dict[str, Any]]]
     records: dict[str, dict[str, Any]]
     examples: list[dict[str, Any]]
+    explanation: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
