@@ -97,6 +97,24 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class LossConfig:
+    """What the ranker minimises."""
+
+    # softmax: over the whole catalogue. The others: each target against negatives that all slots of a step share.
+    name: Literal["softmax", "sampled_softmax", "gbce", "bce", "bpr"] = "softmax"
+    # Of a step; softmax has none.
+    negatives: Positive = 2_048
+    # From all products, from the step's own targets, or half of each.
+    negative_sampling: Literal["uniform", "in_batch", "mixed"] = "mixed"
+    # Divides the scores.
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    # Calibration t of gBCE: 0 = binary cross-entropy, 1 = as if nothing were sampled.
+    gbce_t: Annotated[float, Field(ge=0, le=1)] = 0.75
+    # Added to a softmax, times the mean log popularity of what it recommends; 0 = none.
+    popularity_penalty: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class RankerConfig:
     """Transformer over the newest interactions."""
 

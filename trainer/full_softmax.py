@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# Slots in a chunk: more gain nothing in speed (benchmarks/README.md) and take memory, 4 · V bytes each, twice.
+# Slots in a chunk, whose logits take 4 · V bytes each, twice. From 256 to 1,600 the speed differs by a few per
+# cent only: larger ones read the table less often, smaller ones stay in the caches.
 _CHUNK_SLOTS = 640
 # Logits within ± this need no maximum taken out first: neither e⁶⁰ summed over ten million products nor a weight
 # divided by that leaves the range of float32.
@@ -29,19 +30,22 @@ def full_softmax_loss(
     bias: tf.Tensor | None = None,
     temperature: float = 1.0,
     first_seen: tf.Tensor | None = None,
+    costs: tf.Tensor | None = None,
     gradient_dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
-    """Weighted mean cross-entropy, in nats, of the targets under softmax(states · tableᵀ / temperature + bias).
+    """Weighted mean cross-entropy, in nats, of the targets under softmax((states · tableᵀ + bias) / temperature).
 
     Args:
         states: [N, d].
         table: [V, d].
         targets: int32 [N] in [0, V); negative = no target, not counted.
         weights: float32 [N]; 0 = not counted. The mean of no weight is 0.
-        bias: [V], not divided by the temperature.
-        temperature: above 0.
+        bias: [V].
+        temperature: above 0, divides all logits, so that the order of products does not depend on it.
         first_seen: int32 [B, V] from `first_seen_slots`, where slots are B windows end to end, N = B · L: what the
             window met up to a slot is no rival of the slot's target. The target itself always counts.
+        costs: [V]: the mean cost of a product drawn from the softmax over the rivals (without what `first_seen` leaves
+            out) is added to the slot's loss; see `losses.popularity_costs`.
         gradient_dtype: of the two products that make the gradients. With bfloat16, whose numbers have eight bits,
             they cost half and the gradients are off by some thousandths; the loss stays exact.
     """
@@ -50,13 +54,14 @@ def full_softmax_loss(
     states = states / temperature
     own = tf.reduce_sum(states * tf.gather(table, rows), axis=1)
     if bias is not None:
+        bias = bias / temperature
         own += tf.gather(bias, rows)
         states = tf.concat([states, tf.ones_like(states[:, :1])], axis=1)
         table = tf.concat([table, bias[:, tf.newaxis]], axis=1)
     others = tf.fill(own.shape, _NEVER)
     if first_seen is not None:
         others = tf.where(_met(first_seen, rows), own, others)
-    partitions = log_partition(states, table, others, weights, first_seen, gradient_dtype)
+    partitions = log_partition(states, table, others, weights, first_seen, costs, gradient_dtype)
     return partitions - tf.reduce_sum(weights * own)
 
 
@@ -68,6 +73,7 @@ def full_softmax_loss_with_repeats(
     history_rows: tf.Tensor,
     gains: tf.Tensor,
     temperature: float = 1.0,
+    costs: tf.Tensor | None = None,
     gradient_dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """`full_softmax_loss` where a product that the window met gains something in addition: the products of a window
@@ -81,18 +87,21 @@ def full_softmax_loss_with_repeats(
         history_rows: int32 [B, L] in [0, V); negative = padding or a product without a row of the table.
         gains: [B, L, L], see `repeats.RepeatWeights`: what the product of slot j gains at slot t; 0 for j > t. Gains of
             a product that was met several times add up.
-        temperature: above 0; divides the product of vectors, not the gains.
+        temperature: above 0, divides all logits.
+        costs: see `full_softmax_loss`; what the window met costs nothing.
         gradient_dtype: see `full_softmax_loss`.
     """
     weights = _normalised(weights, targets)
     states = states / temperature
-    met, of_target = _met_logits(states, table, tf.reshape(targets, history_rows.shape), history_rows, gains)
+    met, of_target = _met_logits(
+        states, table, tf.reshape(targets, history_rows.shape), history_rows, gains / temperature
+    )
     plain = tf.reduce_sum(states * tf.gather(table, tf.maximum(targets, 0)), axis=1)
     gained = tf.reduce_sum(tf.where(of_target, met, 0.0), axis=1)
     own = tf.where(tf.reduce_any(of_target, axis=1), gained, plain)
     first_seen = first_seen_slots(history_rows, table.shape[0])
     others = tf.reduce_logsumexp(met, axis=1)
-    partitions = log_partition(states, table, others, weights, first_seen, gradient_dtype)
+    partitions = log_partition(states, table, others, weights, first_seen, costs, gradient_dtype)
     return partitions - tf.reduce_sum(weights * own)
 
 
@@ -112,6 +121,7 @@ def log_partition(
     others: tf.Tensor,
     weights: tf.Tensor,
     first_seen: tf.Tensor | None = None,
+    costs: tf.Tensor | None = None,
     gradient_dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Σ over slots of weight · log(Σ over products of exp(state · product) + exp(other)): the costly half of a softmax.
@@ -122,15 +132,16 @@ def log_partition(
         others: [N], log of what counts beside the table; a slot whose products are all left out needs one.
         weights: float32 [N]; no gradient flows into them.
         first_seen: int32 [B, V]: products with first_seen ≤ slot are left out of the slot's sum; N = B · L.
+        costs: [V], adds weight · Σ p(product) · cost over the products of the slot's sum; no gradient flows into them.
         gradient_dtype: see `full_softmax_loss`.
     """
-    masks = () if first_seen is None else (first_seen,)
+    options = {"first_seen": first_seen, "costs": costs}
 
     @tf.custom_gradient
     def summed(states: tf.Tensor, table: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         # Without stop_gradient a tape would have the kernel differentiated once more, for nothing.
         given = (tf.stop_gradient(value) for value in (states, table, others, weights))
-        total, *gradients = _kernel(*given, masks, gradient_dtype)
+        total, *gradients = _kernel(*given, options, gradient_dtype)
         return total, lambda upstream: tuple(upstream * gradient for gradient in gradients)
 
     return summed(states, table, others)
@@ -142,7 +153,7 @@ def _kernel(
     table: tf.Tensor,
     others: tf.Tensor,
     weights: tf.Tensor,
-    masks: tuple[tf.Tensor, ...],
+    options: dict[str, tf.Tensor | None],
     dtype: tf.DType,
 ) -> tuple[tf.Tensor, ...]:
     """The sum, and its gradients by states [N, d], table [V, d] and others [N].
@@ -154,7 +165,7 @@ def _kernel(
     plain = tf.maximum(longest, tf.reduce_max(others)) <= _PLAIN_EXPONENT
 
     def chunks(shifted: bool) -> tuple[tf.Tensor, ...]:
-        return _sum_of_chunks(states, table, others, weights, masks, dtype, shifted)
+        return _sum_of_chunks(states, table, others, weights, options, dtype, shifted)
 
     return tf.cond(plain, lambda: chunks(False), lambda: chunks(True))
 
@@ -164,12 +175,13 @@ def _sum_of_chunks(
     table: tf.Tensor,
     others: tf.Tensor,
     weights: tf.Tensor,
-    masks: tuple[tf.Tensor, ...],
+    options: dict[str, tf.Tensor | None],
     dtype: tf.DType,
     shifted: bool,
 ) -> tuple[tf.Tensor, ...]:
-    """`_kernel` in a loop, whose body is compiled once, over chunks of whole windows (of slots, without masks)."""
-    windows = masks[0].shape[0] if masks else states.shape[0]
+    """`_kernel` in a loop, whose body is compiled once, over chunks of windows (without `first_seen`: of slots)."""
+    first_seen, costs = options["first_seen"], options["costs"]
+    windows = states.shape[0] if first_seen is None else first_seen.shape[0]
     length = states.shape[0] // windows
     number = -(-windows // max(1, _CHUNK_SLOTS // length))
     size = -(-windows // number)
@@ -179,11 +191,13 @@ def _sum_of_chunks(
         padded = tf.pad(values, [[0, filling]] + [[0, 0]] * (values.shape.rank - 1))
         return tf.reshape(padded, [number, -1, *values.shape[1:]])
 
-    parts = [in_chunks(values) for values in (states, others, weights, *masks)]
+    parts = [in_chunks(values) for values in (states, others, weights)]
+    if first_seen is not None:
+        parts.append(in_chunks(first_seen))
     by_states, by_others = (tf.TensorArray(tf.float32, number, element_shape=part.shape[1:]) for part in parts[:2])
 
     def body(index: tf.Tensor, total: tf.Tensor, by_table: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-        chunk = _chunk(table, *(part[index] for part in parts), dtype=dtype, shifted=shifted)
+        chunk = _chunk(table, *(part[index] for part in parts), costs=costs, dtype=dtype, shifted=shifted)
         written = (array.write(index, value) for array, value in zip(arrays, chunk[2:], strict=True))
         return index + 1, total + chunk[0], by_table + chunk[1], *written
 
@@ -202,6 +216,7 @@ def _chunk(
     weights: tf.Tensor,
     first_seen: tf.Tensor | None = None,
     *,
+    costs: tf.Tensor | None,
     dtype: tf.DType,
     shifted: bool,
 ) -> tuple[tf.Tensor, ...]:
@@ -217,13 +232,20 @@ def _chunk(
     if left_out is not None:
         powers = tf.where(left_out, 0.0, powers)
     other = tf.exp(others - shift)
-    partition = tf.reduce_sum(powers, axis=1) + other
+    of_table = tf.reduce_sum(powers, axis=1)
+    partition = of_table + other
     share = weights / partition
+    total = tf.reduce_sum(weights * (tf.math.log(partition) + shift))
+    if costs is not None:
+        mean_cost = tf.math.divide_no_nan(tf.reduce_sum(powers * costs, axis=1), of_table)
+        total += tf.reduce_sum(weights * mean_cost)
+        # Derivative of the mean cost by a logit: p of the product · (its cost − mean cost).
+        scale = tf.math.divide_no_nan(partition, of_table)[:, tf.newaxis]
+        powers *= 1.0 + scale * (costs - mean_cost[:, tf.newaxis])
     powers = tf.cast(powers, dtype)
     by_states = tf.cast(tf.matmul(powers, tf.cast(table, dtype)), tf.float32) * share[:, tf.newaxis]
     # [d, C] · [C, V] is faster than its transpose.
     by_table = tf.matmul(tf.cast(states * share[:, tf.newaxis], dtype), powers, transpose_a=True)
-    total = tf.reduce_sum(weights * (tf.math.log(partition) + shift))
     return total, tf.transpose(tf.cast(by_table, tf.float32)), by_states, share * other
 
 

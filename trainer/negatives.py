@@ -51,6 +51,43 @@ class MixtureSampler:
         return rows, log_expected_counts(rows, self.target_share, self.from_targets, self.uniform)
 
 
+class NegativeSampler:
+    """Draws the negatives that all slots of a step share: from the step's own targets, uniformly, or half and half."""
+
+    def __init__(self, in_batch: int, uniform: int, catalogue_size: int, target_share: np.ndarray | None) -> None:
+        """Args:
+            in_batch: draws, with replacement, from the targets of the step.
+            uniform: draws from all products.
+            catalogue_size: rows, the reserved ones included.
+            target_share: float [V], share of each row among all targets, sums to 1: the source of the frequencies.
+
+        Raises:
+            ValueError: negatives from the batch without the frequencies that correct for them.
+        """
+        if in_batch and target_share is None:
+            raise ValueError(
+                f"in-batch negatives need the frequencies of the targets, received in_batch = {in_batch} and no "
+                "target_share. Give TrainingWindows.target_share, or sample uniformly."
+            )
+        self.in_batch = in_batch
+        self.uniform = uniform
+        self.target_share = np.zeros(catalogue_size) if target_share is None else target_share
+
+    def draw(self, rng: np.random.Generator, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Catalogue rows int32 [M] and the log of their expected counts float32 [M].
+
+        Args:
+            rng: of the step.
+            targets: int32, any shape, catalogue rows of the step; reserved rows = none. A step without targets draws
+                padding in their place, which no loss counts.
+        """
+        there = targets[targets >= FIRST]
+        drawn = rng.choice(there, self.in_batch) if len(there) else np.full(self.in_batch, PADDING)
+        uniform = uniform_negatives(rng, len(self.target_share), self.uniform)
+        rows = np.concatenate([drawn, uniform]).astype(np.int32)
+        return rows, log_expected_counts(rows, self.target_share, self.in_batch, self.uniform)
+
+
 def uniform_negatives(rng: np.random.Generator, catalogue_size: int, number: int) -> np.ndarray:
     """Catalogue rows of products, drawn with replacement: int32 [number]."""
     return rng.integers(FIRST, catalogue_size, number, dtype=np.int32)

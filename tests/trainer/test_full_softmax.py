@@ -30,13 +30,13 @@ def test_by_hand() -> None:
 
 
 def test_bias_and_temperature_by_hand() -> None:
-    # Logits (ln 3) / 2 · 2 + 0 = ln 3 and 0 + ln 2: p = (3/5, 2/5).
+    # Logits ((ln 3) / 2 + 0) · 2 = ln 3 and (0 + (ln 2) / 2) · 2 = ln 2: p = (3/5, 2/5).
     loss = full_softmax_loss(
         states=tf.constant([[np.log(3) / 2]], tf.float32),
         table=tf.constant([[1.0], [0.0]]),
         targets=tf.constant([1]),
         weights=tf.ones([1]),
-        bias=tf.constant([0.0, np.log(2)], tf.float32),
+        bias=tf.constant([0.0, np.log(2) / 2], tf.float32),
         temperature=0.5,
     )
     assert float(loss) == pytest.approx(-np.log(2 / 5), abs=1e-6)
@@ -74,7 +74,7 @@ def test_loss_and_gradients_equal_the_plain_form(scale: float, masked: bool) -> 
         return full_softmax_loss(states, table, targets, weights, bias, 0.7, first_seen)
 
     def plain(states: tf.Tensor, table: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        logits = tf.matmul(states, table, transpose_b=True) / 0.7 + bias
+        logits = (tf.matmul(states, table, transpose_b=True) + bias) / 0.7
         if masked:
             left_out = _met_up_to(history_rows) & (np.arange(PRODUCTS) != targets.numpy()[:, np.newaxis])
             logits = tf.where(left_out, -np.inf, logits)
@@ -95,9 +95,43 @@ def test_gains_of_met_products_equal_the_plain_form() -> None:
 
     def plain(states: tf.Tensor, table: tf.Tensor, gains: tf.Tensor) -> tf.Tensor:
         gained = tf.reshape(tf.matmul(of_met(gains), tf.one_hot(history_rows, PRODUCTS)), [-1, PRODUCTS])
-        return _weighted_mean(tf.matmul(states, table, transpose_b=True) / 0.7 + gained, targets, weights)
+        return _weighted_mean((tf.matmul(states, table, transpose_b=True) + gained) / 0.7, targets, weights)
 
     _assert_same(ours, plain, [states, table, gains], compiled=True)
+
+
+def test_cost_by_hand() -> None:
+    # p = (1/4, 3/4): the mean cost is 1/4 · 8 + 3/4 · 4 = 5; its derivatives are 1/4 (8 − 5) and 3/4 (4 − 5).
+    with tf.GradientTape() as tape:
+        table = tf.constant([[0.0], [np.log(3)]], tf.float32)
+        tape.watch(table)
+        costs = tf.constant([8.0, 4.0])
+        loss = full_softmax_loss(tf.ones([1, 1]), table, tf.constant([0]), tf.ones([1]), costs=costs)
+    assert float(loss) == pytest.approx(np.log(4) + 5, abs=1e-5)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, table))
+    np.testing.assert_allclose(gradient[:, 0], [1 / 4 - 1 + 3 / 4, 3 / 4 - 3 / 4], atol=1e-5)
+
+
+def test_cost_is_that_of_the_rivals_a_window_has_not_met() -> None:
+    states, table, targets, weights, history_rows = _world(windows=37, length=20)
+    costs = tf.constant(np.random.default_rng(5).normal(size=PRODUCTS), tf.float32)
+    unmet = tf.constant(~_met_up_to(history_rows))
+    # A slot that has met everything has no rivals, and the plain form no numbers.
+    weights = tf.where(tf.reduce_any(unmet, axis=1), weights, 0.0)
+
+    def ours(states: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+        first_seen = first_seen_slots(history_rows, PRODUCTS)
+        return full_softmax_loss(states, table, targets, weights, first_seen=first_seen, costs=costs)
+
+    def plain(states: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+        logits = tf.matmul(states, table, transpose_b=True)
+        counted = tf.where(unmet | tf.cast(tf.one_hot(targets, PRODUCTS), tf.bool), logits, -1e9)
+        mean_costs = tf.reduce_sum(tf.nn.softmax(tf.where(unmet, logits, -1e9)) * costs, axis=1)
+        counts = tf.where(targets >= 0, weights, 0.0)
+        mean_cost = tf.reduce_sum(mean_costs * counts) / tf.reduce_sum(counts)
+        return _weighted_mean(counted, targets, weights) + mean_cost
+
+    _assert_same(ours, plain, [states, table])
 
 
 def test_gradient_in_bfloat16_is_nearly_the_same() -> None:

@@ -1,9 +1,10 @@
 """Expected counts of negatives, and which of them count."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from trainer.negatives import MixtureSampler, log_expected_counts, negative_mask
+from trainer.negatives import MixtureSampler, NegativeSampler, log_expected_counts, negative_mask
 
 # Six rows: padding, unknown, four products.
 SHARE = np.array([0, 0, 0.5, 0.25, 0.25, 0])
@@ -22,6 +23,27 @@ def test_draws_come_as_often_as_expected() -> None:
     # 60,000 · share + 10,000.
     np.testing.assert_allclose(drawn[2:], [40_000, 25_000, 25_000, 10_000], rtol=0.03)
     np.testing.assert_allclose(np.exp(log_counts), np.array([0, 0, 40_000, 25_000, 25_000, 10_000])[rows], rtol=1e-5)
+
+
+def test_in_batch_negatives_are_targets_of_the_step_and_uniform_ones_any_product() -> None:
+    targets = np.array([[0, 3], [3, 0]], np.int32)
+    rows, log_counts = NegativeSampler(40, 4_000, 6, SHARE).draw(np.random.default_rng(2), targets)
+    assert set(rows[:40]) == {3}
+    np.testing.assert_allclose(np.bincount(rows[40:], minlength=6)[2:], 1_000, rtol=0.1)
+    # Expected by the share among all targets, not by this step's: 40 · 0.25 + 1,000.
+    np.testing.assert_allclose(log_counts[:40], np.log(1_010), rtol=1e-6)
+
+
+def test_a_step_without_targets_draws_padding() -> None:
+    rows, log_counts = NegativeSampler(2, 1, 6, SHARE).draw(np.random.default_rng(2), np.zeros((2, 2), np.int32))
+    assert rows[:2].tolist() == [0, 0]
+    assert rows[2] >= 2
+    assert log_counts[:2].tolist() == [0, 0]
+
+
+def test_in_batch_negatives_without_frequencies_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"need the frequencies of the targets, received in_batch = 3 and no"):
+        NegativeSampler(3, 5, 6, None)
 
 
 def test_mask_leaves_out_padding_accidental_hits_and_later_products_of_the_same_shopper() -> None:
