@@ -1,6 +1,7 @@
 """An embedding table divided among devices, where one is too small for it."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +63,7 @@ class ShardedEmbedding(tf_keras.layers.Layer):
         return joined([shard.numpy() for shard in self.shards])
 
 
-Table = tf.Variable | ShardedEmbedding
+Table: TypeAlias = tf.Variable | ShardedEmbedding
 
 
 def gather(table: Table, rows: tf.Tensor) -> tf.Tensor:

@@ -78,9 +78,33 @@ ALL_OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, ALL_OPTIONS, {**ALL_OPTIONS, "jit_compile": True}])
-def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path, options: dict[str, Any]) -> None:
-    def finish(output: Path, killed_in_epoch: int | None) -> tuple[float, list[float]]:
+class HalfLine(Line):
+    """A line beside a layer in float16, whose gradient overflows with the first loss scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = tf_keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", dtype="mixed_float16")
+        self.dense.build((None, 1))
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return (
+            super().compute_loss(inputs, training) + tf.cast(tf.square(self.dense(tf.ones([1, 1]))), tf.float32)[0, 0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("model_class", "options"),
+    [
+        (Line, {}),
+        (Line, ALL_OPTIONS),
+        (Line, {**ALL_OPTIONS, "jit_compile": True}),
+        (HalfLine, {**ALL_OPTIONS, "precision": "mixed_float16"}),
+    ],
+)
+def test_a_killed_training_ends_as_an_uninterrupted_one(
+    tmp_path: Path, model_class: type[Line], options: dict[str, Any]
+) -> None:
+    def finish(output: Path, killed_in_epoch: int | None) -> tuple[list[float], list[float]]:
         def failing(number: int) -> Iterator[Step]:
             for step in steps(number):
                 if number == killed_in_epoch:
@@ -88,13 +112,13 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path, options:
                 yield step
 
         if killed_in_epoch is not None:
-            killed = Line()
+            killed = model_class()
             with pytest.raises(KeyboardInterrupt):
                 make_loop(output, killed, **options).run(failing, 2, lambda: float(killed.weight))
-        model = Line()
+        model = model_class()
         make_loop(output, model, **options).run(steps, 2, lambda: float(model.weight))
         history = json.loads((output / "history.json").read_text())
-        return float(model.weight), [epoch["loss"] for epoch in history]
+        return [weight.numpy().item() for weight in model.weights], [epoch["loss"] for epoch in history]
 
     assert finish(tmp_path / "killed", 2) == finish(tmp_path / "whole", None)
 
