@@ -210,3 +210,9 @@ class ExportConfig:
     exclude_history: bool = False
     # Held-out shoppers whose embeddings measure index recall.
     recall_queries: Positive = 1_000
+    # Shoppers whose first recommendation is explained, drawn by a hash, and the points at which gradients are taken.
+    explained_users: Positive = 200
+    explanation_steps: Positive = 16
+    # Candidates that `explain` takes, and the points at which it takes gradients.
+    explained_candidates: Positive = 10
+    explanation_steps: Positive = 16

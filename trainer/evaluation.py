@@ -14,6 +14,7 @@ from trainer.baseline_selection import POPULARITY, Baselines, fit_baselines
 from trainer.candidate_head import load_head
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.explanation_report import explanation_report
 from trainer.fairness import MINIMUM_QUERIES, fairness_report
 from trainer.metrics import LIST_LENGTH, content_vectors
 from trainer.protocol_report import (
@@ -77,7 +78,7 @@ def evaluate(
     log_dir: Path,
     oracle: Oracle | None = None,
 ) -> None:
-    """Writes output/metrics.json, output/examples.json and TensorBoard scalars.
+    """Writes output/metrics.json, output/examples.json, output/explanation.json and TensorBoard scalars.
 
     The models and baselines were fitted to the training span alone and are not refitted on the validation span; the
     histories of the test queries do reach up to the test's cut-off.
@@ -109,6 +110,9 @@ def evaluate(
     metrics["dataset"] = {**_facts(statistics), **metrics["dataset"]}
     _write(output / "metrics.json", metrics)
     _write(output / "examples.json", examples)
+    asked, _ = _rules(shop)
+    explained = explanation_report(ranker, models[RANKER], catalogue, asked[0], examples, config)
+    _write(output / "explanation.json", explained)
     _write_scalars(log_dir, metrics)
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer.candidate_features import product_facts
 from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.explanation import explain
 from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
 from trainer.item_encoder_module import ItemEncoderModule
 from trainer.queries import Queries, build_queries, load_split, sample_users
@@ -65,7 +67,14 @@ class _World:
     def sizes(self) -> Sizes:
         config = self.config
         length = self.ranker.config.history_length
-        return Sizes(length, config.k, config.candidates, config.exclude_length, config.exclude_history)
+        return Sizes(
+            history=length,
+            answer=config.k,
+            candidates=config.candidates,
+            exclusions=config.exclude_length,
+            explained=config.explained_candidates,
+            exclude_history=config.exclude_history,
+        )
 
 
 def export(
@@ -202,6 +211,7 @@ def _recommender(
         encode=ranker.encode,
         score=ranker.score,
         head=world.head,
+        explain=partial(explain, ranker, steps=world.config.explanation_steps),
         retrieval_items=items,
         ranker_items=_of_all_rows(ranker.item_vectors, catalogue.size),
         facts=product_facts(catalogue),
@@ -249,7 +259,7 @@ def _recommender_requests(world: _World) -> Iterator[Request]:
     generator = np.random.default_rng(0)
     rows = np.flatnonzero(world.catalogue.available)
     for batch in _WARMUP_BATCHES:
-        chosen = ids[generator.choice(rows, [batch, max(sizes.history, sizes.candidates)])]
+        chosen = ids[generator.choice(rows, [batch, max(sizes.history, sizes.candidates, sizes.explained)])]
         history = {"history_item_ids": chosen[:, : sizes.history]}
         optional = {
             "history_event_types": np.full([batch, sizes.history], "", dtype=object),
@@ -264,6 +274,8 @@ def _recommender_requests(world: _World) -> Iterator[Request]:
         yield "rank", history | optional | {"candidate_item_ids": chosen[:, : sizes.candidates]}
         yield "similar_items", history | optional | {"item_ids": chosen[:, 0]}
         if batch == 1:
+            # Gradients of larger batches would hold up the load, and no page of a shop waits for them.
+            yield "explain", history | optional | {"candidate_item_ids": chosen[:, : sizes.explained]}
             yield "recommend", history
             # Without a history another branch of the graph answers.
             yield "recommend", {"history_item_ids": np.full([1, sizes.history], "", dtype=object)}

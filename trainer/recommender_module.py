@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.candidate_features import Candidates, ProductFacts
+from trainer.explanation import Explanation
 from trainer.index import ABSENT_SCORE, Index
 from trainer.ranker import RankerState
 from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
@@ -27,6 +28,7 @@ class Sizes:
     answer: int  # K
     candidates: int  # C
     exclusions: int  # X
+    explained: int  # C', candidates that `explain` takes
     # Whether products of the history are left out of answers.
     exclude_history: bool
 
@@ -55,6 +57,8 @@ class Stages:
     score: Callable[[RankerState, tf.Tensor, tf.Tensor], tf.Tensor]
     # (candidates [B, C], the ranker's scores and the retrieval's [B, C]) → [B, C]
     head: Callable[[Candidates, tf.Tensor, tf.Tensor], tf.Tensor]
+    # (history batch, ranker_items [V, E], rows int32 [B, C]) → what made the scores of `score`
+    explain: Callable[[Tensors, tf.Tensor, tf.Tensor], Explanation]
     retrieval_items: np.ndarray  # float32 [V, D]
     ranker_items: np.ndarray  # float32 [V, E]
     facts: ProductFacts  # of numpy arrays [V]
@@ -185,14 +189,32 @@ class RecommenderModule(tf.Module):
         """The shopper's vector in the space of the index: embedding float32 [B, D], of norm 1."""
         return {"embedding": self._query(self._batch(history_item_ids, optional))}
 
+    def explain(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """What each slot of the history has to do with the ranker's scores (trainer/explanation.py).
+
+        attention float32 [B, L], the same for all candidates; attributions float32 [B, C', L], in units of the
+        ranker's score. Both stand at the slots of the request; padding has 0, in the history and as a candidate. No
+        product is left out.
+        """
+        batch = self._batch(history_item_ids, optional)
+        rows = self.rows_by_id(candidate_item_ids)
+        rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.explained])
+        stages = self._stages.value
+        found = stages.explain(_newest(batch, stages.ranker_history), self.ranker_items, rows)
+        attributions = tf.where((rows > PADDING)[:, :, tf.newaxis], found.attributions, 0.0)
+        # Where each slot of the request went, padding having been moved to the left.
+        places = tf.argsort(_padding_left(self.rows_by_id(history_item_ids)), axis=1)
+        everything = tf.concat([found.attention[:, tf.newaxis], attributions], axis=1)
+        given = tf.gather(_last_slots(everything, self.sizes.history), places, axis=2, batch_dims=1)
+        return {"attention": given[:, 0], "attributions": given[:, 1:]}
+
     def _batch(self, history_item_ids: tf.Tensor, optional: Tensors) -> Tensors:
         """The history batch that the models take, and `excluded_rows` [B, X (+ L)]: rows to leave out, 0 = none."""
         size = tf.shape(history_item_ids)[0]
         given = whole_batch(optional, size)
         rows = self.rows_by_id(history_item_ids)
         valid = rows > PADDING
-        # Padding to the left, the rest in its order.
-        order = tf.argsort(tf.cast(valid, tf.int32), axis=1, stable=True)
+        order = _padding_left(rows)
         types = self.event_types.lookup(tf.strings.lower(given["history_event_types"]))
         timestamps = tf.maximum(given["history_timestamps"], 0)
         batch = {
@@ -303,6 +325,7 @@ class RecommenderModule(tf.Module):
     def _signatures(self) -> dict[str, Function]:
         history = {"history_item_ids": tf.TensorSpec([None, self.sizes.history], tf.string)}
         candidates = {"candidate_item_ids": tf.TensorSpec([None, self.sizes.candidates], tf.string)}
+        explained = {"candidate_item_ids": tf.TensorSpec([None, self.sizes.explained], tf.string)}
         no_history = {"history_item_ids": tf.constant("", shape=[1, self.sizes.history])}
         optional = self._optional_inputs()
         recommend = signature(self.recommend, history, optional)
@@ -315,6 +338,7 @@ class RecommenderModule(tf.Module):
                 self.similar_items, {"item_ids": tf.TensorSpec([None], tf.string)}, no_history | optional
             ),
             "embed_user": signature(self.embed_user, history, optional),
+            "explain": signature(self.explain, history | explained, optional),
         }
 
     def _optional_inputs(self) -> Tensors:
@@ -334,9 +358,19 @@ def _newest(batch: Tensors, length: int) -> Tensors:
     """The same batch with histories [B, length]: the newest, or more padding to the left."""
     cut = dict(batch)
     for name in ("history_rows", "history_types", "history_timestamps"):
-        values = batch[name][:, -length:]
-        cut[name] = tf.pad(values, [[0, 0], [length - values.shape[1], 0]])
+        cut[name] = _last_slots(batch[name], length)
     return cut
+
+
+def _last_slots(values: tf.Tensor, length: int) -> tf.Tensor:
+    """The newest of [..., L], or more zeros to the left: [..., length]."""
+    values = values[..., -length:]
+    return tf.pad(values, [[0, 0]] * (len(values.shape) - 1) + [[length - values.shape[-1], 0]])
+
+
+def _padding_left(rows: tf.Tensor) -> tf.Tensor:
+    """The order of slots that puts padding to the left and leaves the rest as it is: int32 [B, L] for rows [B, L]."""
+    return tf.argsort(tf.cast(rows > PADDING, tf.int32), axis=1, stable=True)
 
 
 def _is_in(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:

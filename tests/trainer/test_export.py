@@ -18,6 +18,7 @@ from trainer.candidate_features import Candidates, product_facts
 from trainer.candidate_head import CandidateHead, save_head
 from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.explanation import explain
 from trainer.export import ExportError, export
 from trainer.index import ABSENT_SCORE
 from trainer.model_files import save_model
@@ -28,8 +29,8 @@ from trainer.retrieval import RetrievalModel
 from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
 from transform.tables import EVENT_TYPES
 
-L, K, C, X, D = 8, 6, 10, 4, 8
-CONFIG = ExportConfig(k=K, candidates=C, exclude_length=X, recall_queries=20)
+L, K, C, X, D, E = 8, 6, 10, 4, 8, 3
+CONFIG = ExportConfig(k=K, candidates=C, exclude_length=X, explained_candidates=E, recall_queries=20)
 # Never met in training: the catalogue's last products.
 STRANGER = "sold-by-someone-else"
 
@@ -66,13 +67,11 @@ class World:
     def ids(self, *rows: int) -> list[str]:
         return [str(self.catalogue.item_ids[row]) for row in rows]
 
-    def expected(
-        self, rows: list[int], excluded: tuple[int, ...] = (), moment: int = 0
-    ) -> tuple[list[str], np.ndarray]:
-        """The K best of C candidates, worked out by numpy from the models."""
+    def batch(self, rows: Sequence[int], moment: int = 0) -> dict[str, tf.Tensor]:
+        """What the models take of a history that tells products alone."""
         history = np.zeros([1, L], np.int32)
         history[0, L - len(rows) :] = rows
-        batch = {
+        return {
             "history_rows": tf.constant(history),
             "history_types": tf.constant(np.where(history > 0, EVENT_TYPES["view"], 0).astype(np.int32)),
             "history_timestamps": tf.zeros([1, L], tf.int64),
@@ -80,6 +79,18 @@ class World:
             "context_device": tf.zeros([1], tf.int32),
             "context_region": tf.zeros([1], tf.int32),
         }
+
+    def explained(self, rows: Sequence[int], candidates: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Attention [L] and attributions [C', L] by the ranker itself; the history stands at the right."""
+        given = tf.constant([candidates])
+        found = explain(self.ranker, self.batch(rows), self.ranker.item_table(), given, CONFIG.explanation_steps)
+        return found.attention.numpy()[0], found.attributions.numpy()[0]
+
+    def expected(
+        self, rows: list[int], excluded: tuple[int, ...] = (), moment: int = 0
+    ) -> tuple[list[str], np.ndarray]:
+        """The K best of C candidates, worked out by numpy from the models."""
+        batch = self.batch(rows, moment)
         everything = tf.range(self.catalogue.size)
         query = self.retrieval.query_embeddings(batch).numpy()[0]
         dots = self.retrieval.candidate_embeddings(everything).numpy() @ query
@@ -104,6 +115,18 @@ def own_and_nearest(history: Sequence[int], dots: np.ndarray) -> np.ndarray:
 
 def padded(ids: list[str], width: int) -> list[str]:
     return ids + [""] * (width - len(ids))
+
+
+def nothing(batch: int) -> dict[str, np.ndarray]:
+    """Optional inputs that say nothing, for a batch of more than one."""
+    return {
+        "history_event_types": np.full([batch, L], "", dtype=object),
+        "history_timestamps": np.zeros([batch, L], np.int64),
+        "context_timestamp": np.zeros([batch], np.int64),
+        "context_device": np.full([batch], "", dtype=object),
+        "context_region": np.full([batch], "", dtype=object),
+        "exclude_item_ids": np.full([batch, X], "", dtype=object),
+    }
 
 
 def names(answer: dict[str, np.ndarray]) -> list[list[str]]:
@@ -153,6 +176,10 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "rank": (history | optional | {"candidate_item_ids": ("string", [-1, C])}, candidates),
         "similar_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
         "embed_user": (history | optional, {"embedding": ("float32", [-1, D])}),
+        "explain": (
+            history | optional | {"candidate_item_ids": ("string", [-1, E])},
+            {"attention": ("float32", [-1, L]), "attributions": ("float32", [-1, E, L])},
+        ),
     }
     found = {
         name: (described(definition.inputs), described(definition.outputs))
@@ -161,7 +188,7 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
     assert found == promised
 
 
-@pytest.mark.parametrize("signature", ["recommend", "serving_default", "retrieve", "rank", "embed_user"])
+@pytest.mark.parametrize("signature", ["recommend", "serving_default", "retrieve", "rank", "embed_user", "explain"])
 def test_optional_inputs_have_defaults_of_batch_size_one(served: ServedModel, signature: str) -> None:
     definition = served.signatures[signature]
     defaults = {name: tf.make_ndarray(proto) for name, proto in definition.defaults.items()}
@@ -357,6 +384,44 @@ def test_rank_puts_excluded_candidates_last(world: World, served: ServedModel) -
     assert answer["scores"][0, 2] == ABSENT_SCORE
 
 
+def test_explain_answers_at_the_slots_of_the_request(world: World, served: ServedModel) -> None:
+    a, b, c, d = world.ids(*HISTORY)
+    places = [["", "", "", "", a, b, c, d], [a, b, c, d, "", "", "", ""], ["", a, "", b, c, "", "", d]]
+    answer = served("explain", history_item_ids=places, candidate_item_ids=[[*world.ids(7, 8), ""]] * 3, **nothing(3))
+    attention, attributions = world.explained(HISTORY, (7, 8))
+    for line, at in enumerate(([4, 5, 6, 7], [0, 1, 2, 3], [1, 3, 4, 7])):
+        expected = np.zeros([1 + E, L])
+        expected[:, at] = [attention[-4:], *attributions[:, -4:], np.zeros(4)]
+        np.testing.assert_allclose(answer["attention"][line], expected[0], atol=1e-5)
+        np.testing.assert_allclose(answer["attributions"][line], expected[1:], atol=1e-3)
+
+
+def test_explain_has_nothing_to_say_of_an_empty_history(world: World, served: ServedModel) -> None:
+    answer = served("explain", history_item_ids=[[""] * L], candidate_item_ids=[padded(world.ids(7), E)])
+    assert not answer["attention"].any()
+    assert not answer["attributions"].any()
+
+
+def test_explain_leaves_the_other_signatures_as_they_are(output: Path) -> None:
+    """The loop over gradients is in one signature's graph alone."""
+    library = SavedModel.FromString((output / "recommender" / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    functions = {function.signature.name: function for function in library.library.function}
+    looping = {name for name, function in functions.items() if any("While" in node.op for node in function.node_def)}
+
+    def called(name: str) -> set[str]:
+        """Functions that a function calls, and those these call."""
+        found, todo = set(), [name]
+        while todo:
+            for node in functions[todo.pop()].node_def:
+                inner = {value.func.name for value in node.attr.values() if value.func.name} - found
+                found |= inner
+                todo.extend(inner)
+        return found
+
+    signatures = {name for name in functions if "signature_wrapper" in name}
+    assert len([name for name in signatures if called(name) & looping]) == 1
+
+
 def test_similar_items_are_the_nearest_other_products(world: World, served: ServedModel) -> None:
     vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
     dots = np.where(world.catalogue.available, vectors @ vectors[6], -np.inf)
@@ -469,21 +534,27 @@ def test_export_answers_alone_in_another_process(world: World, output: Path, tmp
         "from scann.scann_ops.py import scann_ops\n"
         "model = tf.saved_model.load(sys.argv[1])\n"
         "history = tf.constant(json.loads(sys.argv[2]))\n"
-        "signature = model.signatures['recommend']\n"
-        "inputs = {k: v for k, v in signature.structured_input_signature[1].items()}\n"
-        "given = {k: tf.zeros([1, *v.shape[1:]], v.dtype) for k, v in inputs.items()}\n"
-        "answer = signature(**(given | {'history_item_ids': history}))\n"
+        "def ask(name, **inputs):\n"
+        "    signature = model.signatures[name]\n"
+        "    specs = signature.structured_input_signature[1]\n"
+        "    given = {k: tf.zeros([1, *v.shape[1:]], v.dtype) for k, v in specs.items()}\n"
+        "    return signature(**(given | {'history_item_ids': history} | inputs))\n"
+        "answer = ask('recommend')\n"
         "ids, scores = (answer[name].numpy()[0] for name in ('item_ids', 'scores'))\n"
-        "print(json.dumps([ids.astype(str).tolist(), scores.tolist()]))\n"
+        "explained = ask('explain', candidate_item_ids=tf.constant(json.loads(sys.argv[3])))\n"
+        "told = explained['attributions'].numpy()[0]\n"
+        "print(json.dumps([ids.astype(str).tolist(), scores.tolist(), told.tolist()]))\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program, str(moved), json.dumps(history)],
+        [sys.executable, "-c", program, str(moved), json.dumps(history), json.dumps([world.ids(7, 8, 9)])],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    ids, scores = json.loads(run.stdout.splitlines()[-1])
+    ids, scores, told = json.loads(run.stdout.splitlines()[-1])
+    _, attributions = world.explained(HISTORY, (7, 8, 9))
+    np.testing.assert_allclose(np.array(told)[:, :4], attributions[:, -4:], atol=1e-3)
     expected_ids, expected_scores = world.expected(list(HISTORY))
     assert ids == expected_ids
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
@@ -524,6 +595,7 @@ def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
         "answer": K,
         "candidates": C,
         "exclusions": X,
+        "explained": E,
         "exclude_history": False,
     }
     assert metadata["custom_ops"] == ["Scann"]
