@@ -1,6 +1,6 @@
 """What can be set for models, evaluation and export, with the defaults that are shipped."""
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -91,6 +91,16 @@ class RetrievalConfig:
     # Positives per step, drawn from the positions of the batch's windows; they are each other's in-batch negatives.
     positives: Positive = 1_024
     uniform_negatives: Count = 1_024
+    # Of each positive, mined anew before each epoch (trainer/hard_negatives.py); 0 = none.
+    hard_negatives: Count = 0
+    # First epoch that has them, from 1: before it, what the model would retrieve says little.
+    hard_negatives_from: Positive = 2
+    # First rank, from 0, and the rank after the last among the products that are no likely favourites of the shopper.
+    hard_negative_ranks: tuple[Count, Positive] = (0, 100)
+    # What scores (as a cosine) so much more than the positive is taken for a favourite.
+    hard_negative_margin: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    # Positives of an epoch that get them, about: bounds the time that mining takes.
+    mined_positions: Positive = 100_000
     # Share of products whose id embedding is hidden in a step, so that content alone learns to place them.
     id_dropout: Share = 0.1
     dropout: Share = 0.1
@@ -120,6 +130,7 @@ class RankerConfig:
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     # SASRec's objective, or BERT4Rec's.
     objective: Literal["next_item", "masked_item"] = "next_item"
     # Masked item: share of a window's interactions that are masked, and of the windows whose newest alone is.
@@ -138,9 +149,14 @@ class RankerConfig:
     # Products met before: what each gains or loses by it is learned, or (where nobody takes a product twice and seen
     # products are never answered) they are no rivals of the target in the loss and gain nothing.
     repeats: Literal["learned", "excluded"] = "learned"
-    # Softmax over the whole catalogue up to this many products, over sampled negatives above.
+    # Where the loss is a softmax: over the whole catalogue up to this many products, over sampled negatives above.
     full_softmax_limit: Count = 50_000
-    sampled_negatives: Positive = 2_048
+
+    def loss_of(self, catalogue_size: int) -> LossConfig:
+        """The loss for a catalogue: a softmax over one beyond the limit is sampled."""
+        if self.loss.name == "softmax" and catalogue_size > self.full_softmax_limit:
+            return replace(self.loss, name="sampled_softmax")
+        return self.loss
 
 
 Part = Literal["retrieval", "history", "attention", "popularity", "age", "price", "shopper", "context"]
@@ -194,6 +210,9 @@ class EvaluationConfig:
     popularity_days: tuple[int, ...] = (1, 3, 7, 30, 90)
     # Shoppers in the rolling next-event table, drawn by a hash; 0 = no table.
     rolling_users: Count = 2_000
+    # Shoppers whose first recommendation is explained, drawn by a hash, and the points at which gradients are taken.
+    explained_users: Positive = 200
+    explanation_steps: Positive = 16
     seed: Count = 1
 
 
@@ -208,11 +227,8 @@ class ExportConfig:
     exclude_length: Positive = 100
     # Whether products of the history are left out of the answer.
     exclude_history: bool = False
-    # Held-out shoppers whose embeddings measure index recall.
-    recall_queries: Positive = 1_000
-    # Shoppers whose first recommendation is explained, drawn by a hash, and the points at which gradients are taken.
-    explained_users: Positive = 200
-    explanation_steps: Positive = 16
     # Candidates that `explain` takes, and the points at which it takes gradients.
     explained_candidates: Positive = 10
     explanation_steps: Positive = 16
+    # Held-out shoppers whose embeddings measure index recall.
+    recall_queries: Positive = 1_000

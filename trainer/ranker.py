@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -11,17 +12,19 @@ from trainer.attention import Attention, SlotPairs
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RankerConfig
 from trainer.data import Catalogue
-from trainer.full_softmax import first_seen_slots, full_softmax_loss, full_softmax_loss_with_repeats
+from trainer.full_softmax import first_seen_slots
 from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding, times_after
 from trainer.item_encoder import ItemEncoder
-from trainer.losses import sampled_softmax_loss
 from trainer.model_files import load_weights, read_description
 from trainer.objectives import make_objective
+from trainer.ranker_loss import CatalogueLoss, NegativesLoss, make_loss
 from trainer.repeats import RepeatWeights, add_repeat_gain, repeat_gain, shared_repeat_gain
 from trainer.transformer import Block, dropout, split_seed
 from transform.tables import FIRST, PADDING
 
 Tensors = Mapping[str, tf.Tensor]
+# Score of what is no rival of a target.
+_NEVER = -1e9
 
 
 class RankerState(NamedTuple):
@@ -44,7 +47,7 @@ class Ranker(tf_keras.Model):
         self.config = config
         self.item_encoder = ItemEncoder(catalogue.schema, config.dim, config.id_dropout)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
-        self.full_softmax = catalogue.size <= config.full_softmax_limit
+        self.loss = make_loss(config.loss_of(catalogue.size), catalogue.size, _train_share(catalogue))
         self.objective = make_objective(config)
         self.has_timestamps = catalogue.schema.has_timestamps
         self.history_embedding = HistoryEmbedding(
@@ -141,21 +144,21 @@ class Ranker(tf_keras.Model):
         return add_repeat_gain(scores, state.history_rows, state.repeat_weights[:, tf.newaxis])
 
     def compute_loss(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
-        """Mean next-item softmax loss (nats) over the slots that have a target.
+        """The loss that the configuration names, a weighted mean (nats) over the slots that have a target.
 
         Args:
             inputs: what `trainer.ranker_training` makes: histories [B, L] and context_timestamp [B]; targets int32
-                [B, M] (0 = none) and target_weights float32 [B, M], see `trainer.objectives`; above the limit of the
-                full softmax negative_rows int32 [N] and negative_log_counts [N]; seed int32 [2].
+                [B, M] (0 = none) and target_weights float32 [B, M], see `trainer.objectives`; unless the loss is
+                over the whole catalogue, negative_rows int32 [N] and negative_log_counts [N]; seed int32 [2].
             training: drops out, and hides ids.
         """
-        item_seed, seed = split_seed(inputs["seed"] if training else None, 2)
-        if self.full_softmax:
-            return self._full_loss(inputs, training, item_seed, seed)
-        return self._sampled_loss(inputs, training, item_seed, seed)
+        seeds = split_seed(inputs["seed"] if training else None, 2)
+        if isinstance(self.loss, CatalogueLoss):
+            return self._loss_over_catalogue(self.loss, inputs, training, *seeds)
+        return self._loss_over_negatives(self.loss, inputs, training, *seeds)
 
-    def _full_loss(
-        self, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
+    def _loss_over_catalogue(
+        self, loss: CatalogueLoss, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
     ) -> tf.Tensor:
         rows = inputs["history_rows"]
         table = self.products.table(training, item_seed)
@@ -167,15 +170,15 @@ class Ranker(tf_keras.Model):
         weights = tf.reshape(inputs["target_weights"], [-1])
         if self.repeat_weights is not None:
             gains = self.repeat_weights(states, rows >= FIRST)
-            return full_softmax_loss_with_repeats(flat, products, targets, weights, met, gains)
+            return loss.with_repeats(flat, products, targets, weights, met, gains)
         first_seen = first_seen_slots(met, products.shape[0])
         if not self.objective.causal:
             # What a masked slot may look at on either side is no rival.
             first_seen = tf.where(first_seen < rows.shape[1], 0, first_seen)
-        return full_softmax_loss(flat, products, targets, weights, first_seen=first_seen)
+        return loss(flat, products, targets, weights, first_seen=first_seen)
 
-    def _sampled_loss(
-        self, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
+    def _loss_over_negatives(
+        self, loss: NegativesLoss, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
     ) -> tf.Tensor:
         rows, targets, negatives = inputs["history_rows"], inputs["targets"], inputs["negative_rows"]
         items, target_items, negative_items = self.products.gather([rows, targets, negatives], training, item_seed)
@@ -186,12 +189,28 @@ class Ranker(tf_keras.Model):
             weights = self.repeat_weights(states, rows >= FIRST)
             positive += repeat_gain(rows, weights, targets)
             negative += shared_repeat_gain(rows, weights, negatives)
-        return sampled_softmax_loss(positive, negative, inputs["negative_log_counts"], targets, negatives)
+        else:
+            negative = tf.where(self._met(rows, negatives), _NEVER, negative)
+        log_counts = inputs["negative_log_counts"]
+        return loss(positive, negative, targets, inputs["target_weights"], negatives, log_counts)
+
+    def _met(self, rows: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
+        """Negatives that a slot has met and that are therefore none: int32 [B, L], int32 [M] → bool [B, L or 1, M]."""
+        same = rows[:, :, tf.newaxis] == negatives
+        if not self.objective.causal:
+            return tf.reduce_any(same, axis=1, keepdims=True)
+        return tf.cumsum(tf.cast(same, tf.int32), axis=1) > 0
 
 
 def _asked(states: tf.Tensor, inputs: Tensors) -> tf.Tensor:
     """States of the slots that predict something: [B, L, dim] → [B, M, dim]."""
     return tf.gather(states, inputs["target_slots"], batch_dims=1) if "target_slots" in inputs else states
+
+
+def _train_share(catalogue: Catalogue) -> np.ndarray | None:
+    """Share of each row among the training interactions, float64 [V]; None where there are no counts."""
+    total = catalogue.train_counts.sum()
+    return catalogue.train_counts / total if total else None
 
 
 def load_ranker(directory: Path, catalogue: Catalogue) -> Ranker:

@@ -1,5 +1,6 @@
 """Trains the ranker on windows of the transform's sequences."""
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,16 @@ from trainer.data import Catalogue, load_catalogue, load_sequences
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
 from trainer.model_files import save_model
-from trainer.negatives import MixtureSampler
 from trainer.objectives import make_objective
 from trainer.queries import Queries, validation_queries
 from trainer.ranker import Ranker
+from trainer.ranker_loss import make_sampler
 from trainer.target_weights import load_target_weights
 from trainer.windows import TrainingWindows
+
+_LOG = logging.getLogger(__name__)
+# What every device reads whole.
+_SHARED = frozenset({"negative_rows", "negative_log_counts"})
 
 
 def train_ranker(
@@ -81,18 +86,20 @@ class RankerSteps:
         self.windows = windows
         self.config = config
         self.objective = make_objective(config)
-        self.sampled = catalogue.size > config.full_softmax_limit
-        half = config.sampled_negatives // 2
-        self.sampler = MixtureSampler(windows.target_share(catalogue.size), half, config.sampled_negatives - half)
+        loss = config.loss_of(catalogue.size)
+        if loss != config.loss:
+            _LOG.info("%d products: the softmax is sampled, %d negatives a step", catalogue.size, loss.negatives)
+        self.sampler = make_sampler(loss, catalogue.size, windows.target_share(catalogue.size))
 
     def epoch(self, number: int) -> Iterator[Step]:
         """Steps of an epoch, the same in every process."""
         rng = np.random.default_rng([self.config.training.seed, number, 1])
         for batch in self.windows.epoch(number):
             inputs: Batch = self.objective.training(self.windows, batch, rng)
-            if self.sampled:
-                inputs["negative_rows"], inputs["negative_log_counts"] = self.sampler.draw(rng)
-            yield Step(inputs, batch.windows, partial(self.windows.user_ids, batch))
+            if self.sampler is not None:
+                drawn = self.sampler.draw(rng, inputs["targets"])
+                inputs["negative_rows"], inputs["negative_log_counts"] = drawn
+            yield Step(inputs, batch.windows, partial(self.windows.user_ids, batch), _SHARED)
 
 
 def ranker_validation(model: Ranker, queries: Queries) -> Callable[[], float]:

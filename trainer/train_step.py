@@ -45,8 +45,9 @@ class TrainStep:
         # compiles by itself.
         jit_compile = config.jit_compile and config.strategy != "tpu"
         compile_part, compile_whole = jit_compile and self.replicas > 1, jit_compile and self.replicas == 1
-        self._gradient_of_part = tf.function(self._gradient, jit_compile=compile_part, autograph=False)
-        self._compiled = tf.function(self._step, jit_compile=compile_whole, autograph=False)
+        # With AutoGraph: TFRS's retrieval task asks for the `len` of a tensor, which it alone answers in a graph.
+        self._gradient_of_part = tf.function(self._gradient, jit_compile=compile_part)
+        self._compiled = tf.function(self._step, jit_compile=compile_whole)
 
     @property
     def state(self) -> dict[str, Any]:
