@@ -73,7 +73,8 @@ def _shopper(shopper: Mapping[str, Any], shelf: Shelf) -> ExplainedShopper:
     if others:
         sums = (sum(values[slot] for slot in others) for values in (attention, attributions))
         lines.append((f"The other {len(others)} interactions", "together", *sums))
-    most_looked, largest = (max((abs(line[place]) for line in lines), default=0.0) or 1.0 for place in (2, 3))
+    most_looked = max((line[2] for line in lines), default=0.0) or 1.0
+    largest = max((abs(line[3]) for line in lines), default=0.0) or 1.0
     return ExplainedShopper(
         product=shelf.take(shopper["item_id"]).name,
         summary=f"The ranker's score is {shopper['score']:.2f}. With the same history of products that nothing is "

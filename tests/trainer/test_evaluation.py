@@ -243,5 +243,9 @@ def test_evaluate_loads_the_models_and_writes_strict_json(tmp_path: Path) -> Non
     # Shoppers of a colour meet the products of their colour only: co-occurrence leaves one unseen candidate in front.
     assert metrics["baselines"]["co_occurrence"]["ndcg@10"] == pytest.approx(1.0)
     assert 0 <= metrics["two_stage"]["diversity@10"] <= 1
-    assert len(json.loads((output / "examples.json").read_text())) == 5
+    examples = json.loads((output / "examples.json").read_text())
+    explained = json.loads((output / "explanation.json").read_text())["shoppers"]
+    assert len(examples) == 5
+    assert [shopper["item_id"] for shopper in explained] == [example["recommended"][0] for example in examples]
+    assert explained[0]["history"] == examples[0]["history"][-len(explained[0]["history"]) :]
     assert {path.parent.name for path in logs.rglob("events.out.tfevents*")} >= {"two_stage", "co_occurrence"}
