@@ -68,8 +68,10 @@ HistoryType = Annotated[str, AfterValidator(_history_type)]
 
 @dataclass(frozen=True, config=STRICT)
 class TargetConfig:
-    """How much each interaction counts as a training target; as shipped all count the same."""
+    """Which interactions are training targets, and how much each counts; as shipped all count the same."""
 
+    # The target of a slot is drawn from this many of the baskets (or single interactions) that follow it.
+    baskets: Positive = 1
     # Event type → weight, as "purchase: 3"; types that are not named weigh 1.
     type_weights: dict[HistoryType, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
     # Products clicked where few shoppers look count more (trainer/target_weights.py).

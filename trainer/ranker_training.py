@@ -52,7 +52,8 @@ def train_ranker(
         transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
     )
     weights = load_target_weights(transform_dir, sequences, config.targets)
-    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed, weights)
+    shape = (config.history_length, training.batch_size, training.seed)
+    windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
     make_deterministic(training.seed)
     model = Ranker(catalogue, config)
     steps = RankerSteps(windows, catalogue, config)

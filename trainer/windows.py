@@ -35,7 +35,7 @@ class TrainingWindows:
     start of a window, which see little before them, are not always the same.
 
     The target of a slot is the next interaction. A basket has no inner order, so the target is drawn anew in each epoch
-    from the whole *next* basket: a product is never predicted from its own basket, in which nothing occurs twice,
+    from the whole *next* basket (or the next few): a product is never predicted from its own basket, in which nothing occurs twice,
     whereas across baskets people do buy again. Slots of the last training basket have no target.
     """
 
@@ -46,6 +46,7 @@ class TrainingWindows:
         batch_size: int,
         seed: int,
         target_weights: np.ndarray | None = None,
+        target_baskets: int = 1,
     ) -> None:
         """Args:
         sequences: all interactions; only those before `train_end` are read.
@@ -53,12 +54,13 @@ class TrainingWindows:
         batch_size: windows of length L in a batch; shorter windows come in proportionally larger batches.
         seed: of order and draws.
         target_weights: float32 [N], how much each interaction counts as a target; None = all the same.
+        target_baskets: number of baskets that follow a slot from which its target is drawn.
         """
         self.sequences = sequences
         self._target_weights = target_weights
         self.history_length = history_length
         self.seed = seed
-        self._place, self._next_first, self._next_size, slot_offsets = _slots(sequences)
+        self._place, self._next_first, self._next_size, slot_offsets = _slots(sequences, target_baskets)
         self._slot_offsets = slot_offsets
         self._batch_size = batch_size
 
@@ -169,8 +171,8 @@ class TrainingWindows:
         )
 
 
-def _slots(sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Slots of all shoppers end to end: place, first and number of the interactions of the next basket [S]; offsets.
+def _slots(sequences: Sequences, target_baskets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Slots of all shoppers end to end: place, first and number of the interactions of the next baskets [S]; offsets.
 
     Shoppers without training interactions have no slot.
     """
@@ -185,7 +187,11 @@ def _slots(sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     basket_stop = _basket_stops(sequences)
     next_first = np.where(step == 0, place + 1, basket_stop[place])
     exists = next_first < train_stop
-    next_size = np.where(exists, basket_stop[np.where(exists, next_first, 0)] - next_first, 0)
+    next_stop = next_first
+    for _ in range(target_baskets):
+        inside = next_stop < train_stop
+        next_stop = np.where(inside, basket_stop[np.where(inside, next_stop, 0)], next_stop)
+    next_size = np.where(exists, next_stop - next_first, 0)
     return np.where(step == 0, NONE, place), np.where(exists, next_first, 0), next_size, offsets
 
 

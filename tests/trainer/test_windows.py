@@ -85,6 +85,14 @@ def test_a_basket_is_predicted_from_the_one_before_and_never_from_itself() -> No
     assert seen == expected
 
 
+def test_targets_can_be_drawn_from_several_following_baskets() -> None:
+    # Baskets {0, 1}, {2}, {3}, {4}; the last lies after the training span.
+    sequences = make_sequences([[0, 0, 1, 2, 3]], train=[4])
+    windows = TrainingWindows(sequences, 8, 1, seed=1, target_baskets=2)
+    seen = set().union(*(pairs(windows, epoch) for epoch in range(40)))
+    assert seen == {(NONE, 0), (NONE, 1), (NONE, 2), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
+
+
 def test_same_epoch_same_batches_other_epoch_another_order() -> None:
     sequences = checkerboard_sequences()
 
