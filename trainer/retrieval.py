@@ -89,33 +89,75 @@ class RetrievalModel(tfrs.models.Model):
         """The item tower above the fused item representation: [N, dim] → [N, dim], each of norm 1."""
         return tf.math.l2_normalize(self.item_projection(items), axis=-1, epsilon=1e-12)
 
+    def position_queries(self, inputs: Mapping[str, tf.Tensor], table: tf.Tensor) -> tf.Tensor:
+        """Queries of the positives of a training step, nothing dropped out: [P, dim], each of norm 1.
+
+        Args:
+            inputs: histories [B, L]; positive_slots int32 [P], flat indices into [B·L]; the context of each [P].
+            table: [V, dim] from `item_table()`.
+        """
+        return self._position_queries(inputs, tf.gather(table, inputs["history_rows"]))
+
     def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Mean sampled softmax loss (nats) over the step's positives.
 
-        Candidates are the positives, the positives once more as one another's negatives, and the uniform negatives.
-        A negative's logit is corrected by −log of its expected count among the negatives; the row's own positive is
-        not, since it is there for certain. The partition function is then estimated without bias (Khrylchenko et al.
-        2025, "Correcting the LogQ correction"). TFRS's own correction clips probabilities at 1e-6 and corrects the
-        positive too; ours rides in one more dimension: [query/τ, 1] · [item, −log count].
+        Candidates are the positives, the positives once more as one another's negatives, the uniform negatives and,
+        where there are any, each row's own hard negatives. A sampled negative's logit is corrected by −log of its
+        expected count among the negatives; the row's own positive is not, since it is there for certain. The partition
+        function is then estimated without bias (Khrylchenko et al. 2025, "Correcting the LogQ correction"). TFRS's own
+        correction clips probabilities at 1e-6 and corrects the positive too; ours rides in one more dimension:
+        [query/τ, 1] · [item, −log count].
+
+        Hard negatives are terms added to that estimate, see `_with_own_negatives`.
 
         Args:
             inputs: what `trainer.retrieval_training` makes: histories [B, L]; positive_slots int32 [P], flat indices
                 into [B·L]; positive_rows int32 [P] (0 = none) and positive_weights float32 [P]; negative_rows int32
-                [U]; negative_log_counts [P + U]; the context of each positive [P]; seed int32 [2].
+                [U]; negative_log_counts [P + U]; perhaps hard_negative_rows int32 [P, H] (0 = none); the context of
+                each positive [P]; seed int32 [2].
             training: drops out, and hides ids.
         """
         item_seed, slot_seed, query_seed = split_seed(inputs["seed"] if training else None, 3)
-        rows, positives, negatives = inputs["history_rows"], inputs["positive_rows"], inputs["negative_rows"]
-        items, positive_items, negative_items = self.products.gather(
-            [rows, positives, negatives], training and item_seed is not None, item_seed
+        rows = [inputs["history_rows"], inputs["positive_rows"], inputs["negative_rows"]]
+        rows += [inputs["hard_negative_rows"]] if "hard_negative_rows" in inputs else []
+        items, positives, negatives, *hard = self.products.gather(rows, training and item_seed is not None, item_seed)
+        queries = self._position_queries(inputs, items, slot_seed, query_seed) / self.temperature
+        candidates = self.project_items(tf.concat([positives, positives, negatives], axis=0))
+        count = tf.shape(positives)[0]
+        log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
+        parts = (
+            tf.concat([queries, tf.ones([count, 1])], axis=1),
+            tf.concat([candidates, -log_counts[:, tf.newaxis]], axis=1),
+            tf.concat([tf.eye(count, dtype=tf.bool), negative_mask(inputs)], axis=1),
         )
+        if hard:
+            logits = tf.einsum("pd,phd->ph", queries, self.project_items(hard[0]))
+            parts = _with_own_negatives(*parts, logits, inputs["hard_negative_rows"] > PADDING)
+        queries, candidates, mask = parts
+        weights = inputs["positive_weights"]
+        return self._summed_loss(queries, candidates, weights, mask) / tf.maximum(tf.reduce_sum(weights), 1.0)
+
+    @tf.function(reduce_retracing=True)
+    def _summed_loss(self, queries: tf.Tensor, candidates: tf.Tensor, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """TFRS's task in a function of its own: it asks for len(tf.shape(…)), which a graph knows by AutoGraph only,
+        and the training step goes without."""
+        return self.retrieval_task(queries, candidates, sample_weight=weights, score_mask=mask, compute_metrics=False)
+
+    def _position_queries(
+        self,
+        inputs: Mapping[str, tf.Tensor],
+        items: tf.Tensor,
+        slot_seed: tf.Tensor | None = None,
+        query_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`position_queries` from the fused representations of `history_rows`, [B, L, dim]; seeds drop out."""
         slots = dropout(self.history_embedding(items, inputs), self.config.dropout, slot_seed)
-        pooled, echoes = self.pooling(slots, self.project_items(items), rows > PADDING)
+        pooled, echoes = self.pooling(slots, self.project_items(items), inputs["history_rows"] > PADDING)
 
         def of_positives(values: tf.Tensor) -> tf.Tensor:
             return tf.gather(tf.reshape(values, [-1, *values.shape[2:]]), inputs["positive_slots"])
 
-        queries = self._query(
+        return self._query(
             of_positives(pooled),
             of_positives(echoes),
             of_positives(items),
@@ -123,19 +165,6 @@ class RetrievalModel(tfrs.models.Model):
             inputs,
             query_seed,
         )
-        candidates = self.project_items(tf.concat([positive_items, positive_items, negative_items], axis=0))
-        count = tf.shape(positives)[0]
-        log_counts = tf.concat([tf.zeros([count]), inputs["negative_log_counts"]], axis=0)
-        ones = tf.ones([count, 1])
-        weights = inputs["positive_weights"]
-        loss = self.retrieval_task(
-            tf.concat([queries / self.temperature, ones], axis=1),
-            tf.concat([candidates, -log_counts[:, tf.newaxis]], axis=1),
-            sample_weight=weights,
-            score_mask=tf.concat([tf.eye(count, dtype=tf.bool), negative_mask(inputs)], axis=1),
-            compute_metrics=False,
-        )
-        return loss / tf.maximum(tf.reduce_sum(weights), 1.0)
 
     def _query(
         self,
@@ -176,6 +205,42 @@ class RetrievalModel(tfrs.models.Model):
         self.echo_weights.build((None, 4 * dim))
         self.query_output.build((None, 4 * dim))
         self.item_projection.build((None, dim))
+
+
+def _with_own_negatives(
+    queries: tf.Tensor, candidates: tf.Tensor, mask: tf.Tensor, logits: tf.Tensor, there: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Adds each query's own negatives to its softmax.
+
+    They ride as one more candidate, whose logit is the logarithm of their summed exponentials, in one more dimension:
+    [query, that] · [0, 1].
+
+    Each is a term as it is, of weight 1, as in DPR (Karpukhin et al. 2020) and ANCE (Xiong et al. 2021). The sampled
+    negatives already stand for the whole catalogue, so that a product at one of R mined ranks, of which H are drawn,
+    counts 1 + H / R times in expectation instead of once: a bounded extra weight for what the model confuses with the
+    positive, and that is what is wanted. A weight of R / H each would count those ranks twice. Multiple importance
+    sampling (Veach and Guibas 1995) would correct every negative, mined or sampled, by the sum of both expected counts
+    and stay without bias; for that the step would have to know of every sampled negative whether it stood at a mined
+    rank of each row, and all it gains is less variance in a sum of which the sampled ones already see the most part.
+
+    Args:
+        queries: [P, d].
+        candidates: [C, d].
+        mask: bool [P, C], candidates that count.
+        logits: [P, H] of each query's own negatives.
+        there: bool [P, H], those that count.
+
+    Returns:
+        [P, d + 1], [C + 1, d + 1] and bool [P, C + 1].
+    """
+    any_there = tf.reduce_any(there, axis=1, keepdims=True)
+    summed = tf.reduce_logsumexp(tf.where(there, logits, logits.dtype.min), axis=1, keepdims=True)
+    width = candidates.shape[1]
+    return (
+        tf.concat([queries, tf.where(any_there, summed, 0.0)], axis=1),
+        tf.concat([tf.pad(candidates, [[0, 0], [0, 1]]), tf.one_hot([width], width + 1)], axis=0),
+        tf.concat([mask, any_there], axis=1),
+    )
 
 
 def load_retrieval(directory: Path, catalogue: Catalogue) -> RetrievalModel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config import EvaluationConfig, RetrievalConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.hard_negatives import HardNegatives
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
 from trainer.model_files import save_model
@@ -17,6 +19,7 @@ from trainer.queries import Queries, validation_queries
 from trainer.retrieval import RetrievalModel
 from trainer.target_weights import load_target_weights
 from trainer.windows import NONE, TrainingWindows, WindowBatch
+from transform.tables import FIRST, PADDING
 
 
 def train_retrieval(
@@ -41,15 +44,18 @@ def train_retrieval(
     """
     check_config(config)
     catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
+    check_hard_negatives(config, catalogue.size - FIRST)
     training = config.training
     queries = validation_queries(
         transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
     )
     weights = load_target_weights(transform_dir, sequences, config.targets)
-    windows = TrainingWindows(sequences, config.history_length, training.batch_size, training.seed, weights)
+    shape = (config.history_length, training.batch_size, training.seed)
+    windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
     make_deterministic(training.seed)
     model = RetrievalModel(catalogue, config)
-    steps = RetrievalSteps(windows, catalogue, config)
+    hard_negatives = HardNegatives(model, sequences, config) if config.hard_negatives else None
+    steps = RetrievalSteps(windows, catalogue, config, hard_negatives)
     loop = TrainingLoop(model, training, output, log_dir)
     loop.run(steps.epoch, windows.steps, retrieval_validation(model, queries))
     save_model(output, "retrieval", model, config, catalogue.schema)
@@ -63,19 +69,66 @@ def check_config(config: RetrievalConfig) -> None:
         )
 
 
+def check_hard_negatives(config: RetrievalConfig, products: int) -> None:
+    """Raises TrainingError where hard negatives are asked for from ranks that do not exist or are too few."""
+    skip, stop = config.hard_negative_ranks
+    if config.hard_negatives and not (skip + config.hard_negatives <= stop <= products):
+        raise TrainingError(
+            "retrieval.hard_negative_ranks must hold at least retrieval.hard_negatives ranks and end within the "
+            f"catalogue, received {list(config.hard_negative_ranks)}, hard_negatives = {config.hard_negatives} and "
+            f"{products} products."
+        )
+
+
 class RetrievalSteps:
     """What the retrieval model's `compute_loss` reads, step by step."""
 
-    def __init__(self, windows: TrainingWindows, catalogue: Catalogue, config: RetrievalConfig) -> None:
+    def __init__(
+        self,
+        windows: TrainingWindows,
+        catalogue: Catalogue,
+        config: RetrievalConfig,
+        hard_negatives: HardNegatives | None = None,
+    ) -> None:
+        """Args:
+        windows: of the training span.
+        catalogue: all products.
+        config: positives and negatives of a step.
+        hard_negatives: mines them, where `config` asks for some.
+        """
         self.windows = windows
         self.config = config
+        self.hard_negatives = hard_negatives
         self.target_share = windows.target_share(catalogue.size)
 
     def epoch(self, number: int) -> Iterator[Step]:
-        """Steps of an epoch, the same in every process."""
+        """Steps of an epoch, from 0: the same in every process, hard negatives as long as the weights are.
+
+        They are mined in the call itself, not when the first step is asked for: the weights are then those between
+        two epochs, whoever reads the steps.
+        """
+        miner = self.hard_negatives
+        if miner is None:
+            return self._steps(number, None)
+        if number + 1 < self.config.hard_negatives_from:
+            # As for all epochs, so that the step is compiled once.
+            none = np.full((self.config.positives, self.config.hard_negatives), PADDING, np.int32)
+            return self._steps(number, repeat(none))
+        rng = np.random.default_rng([self.config.training.seed, number, 2])
+        return self._steps(number, iter(miner.mine(self._batches(number), self.windows.steps, rng)))
+
+    def _steps(self, number: int, hard: Iterator[np.ndarray] | None) -> Iterator[Step]:
+        """Of an epoch, with the next of `hard`, int32 [P, H], in each."""
+        for batch, inputs in self._batches(number):
+            if hard is not None:
+                inputs["hard_negative_rows"] = next(hard)
+            yield Step(inputs, batch.windows, partial(self.windows.user_ids, batch))
+
+    def _batches(self, number: int) -> Iterator[tuple[WindowBatch, Batch]]:
+        """Windows of an epoch and what the model reads of them, hard negatives aside."""
         rng = np.random.default_rng([self.config.training.seed, number, 1])
         for batch in self.windows.epoch(number):
-            yield Step(self._inputs(batch, rng), batch.windows, partial(self.windows.user_ids, batch))
+            yield batch, self._inputs(batch, rng)
 
     def _inputs(self, batch: WindowBatch, rng: np.random.Generator) -> Batch:
         """A drawn subset of the slots that have a target, always `config.positives` long, and negatives for them."""

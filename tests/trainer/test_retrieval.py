@@ -111,3 +111,36 @@ def test_rare_negatives_are_not_clipped(model: RetrievalModel) -> None:
     seldom = model.compute_loss(training_inputs([9, 8], negatives, np.log([1e9, 1e9, 1e-9])))
     rarer = model.compute_loss(training_inputs([9, 8], negatives, np.log([1e9, 1e9, 1e-12])))
     assert float(rarer - seldom) == pytest.approx(np.log(1e3), abs=1e-3)
+
+
+def test_negatives_that_are_drawn_often_count_less_each(model: RetrievalModel) -> None:
+    negatives = np.array([20, 21])
+    once = float(model.compute_loss(training_inputs([9, 8], negatives, np.zeros(4))))
+    often = float(model.compute_loss(training_inputs([9, 8], negatives, np.log([1, 1, 10, 10]))))
+    assert often < once
+    # Ten copies that count a tenth each are the one.
+    copies = np.log(np.concatenate([[1, 1], np.full(20, 10)]))
+    repeated = model.compute_loss(training_inputs([9, 8], np.repeat(negatives, 10), copies))
+    assert float(repeated) == pytest.approx(once, abs=1e-5)
+
+
+def test_a_batch_of_one_product_has_no_negatives(model: RetrievalModel) -> None:
+    # Every candidate is the row's own positive once more.
+    inputs = training_inputs([9, 9, 9], np.array([9, 9]), np.zeros(5))
+    assert float(model.compute_loss(inputs)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_product_twice_in_the_batch_is_no_negative_of_itself(model: RetrievalModel) -> None:
+    nothing = np.empty(0, np.int32)
+    twice = training_inputs([9, 8, 9], nothing, np.zeros(3))
+    # The shoppers take turns: rows 0 and 2 are the same shopper with the same positive, against product 8 alone.
+    pair = training_inputs([9, 8], nothing, np.zeros(2))
+    apart = [
+        float(model.compute_loss({**pair, "positive_weights": tf.constant(weights)}))
+        for weights in ([1.0, 0.0], [0.0, 1.0])
+    ]
+    # Product 8 meets 9 twice among its negatives.
+    loss = float(model.compute_loss({**twice, "positive_weights": tf.constant([1.0, 0.0, 1.0])}))
+    assert loss == pytest.approx(apart[0], abs=1e-5)
+    second = float(model.compute_loss({**twice, "positive_weights": tf.constant([0.0, 1.0, 0.0])}))
+    assert np.expm1(second) == pytest.approx(2 * np.expm1(apart[1]), rel=1e-4)
