@@ -34,7 +34,16 @@ EVENTS = [
     event("ann", "sku-b", 60, "purchase", device="mobile", price=2.0, quantity=2),
     event("ann", "sku-a", 90, "impression", device="mobile", surface="search", position=3),
     event("ann", "sku-a", 90, device="mobile", price=1.0, surface="search", position=3),
-    event("bob", "sku-b", 3 * DAY, device="desktop", price=2.0, surface="home", position=1),
+    event(
+        "bob",
+        "sku-b",
+        3 * DAY,
+        device="desktop",
+        price=2.0,
+        surface="home",
+        position=1,
+        attributes=["list=top", "propensity=0.5"],
+    ),
     event("ann", "sku-new", 8 * DAY, device="tablet", price=4.0, surface="email", position=2),
     event("bob", "sku-only-here", 8 * DAY + 5, device="desktop"),
     event("ann", "sku-a", 9 * DAY + 3_600, "add_to_cart", device="mobile", price=1.0),
@@ -97,7 +106,8 @@ def test_positions_and_surfaces_are_the_ways_in(output: Path) -> None:
     assert read_vocabulary(output / "vocabularies" / "surface.txt")[2:] == ["search", "home"]
     assert by_user(output)["ann"]["positions"] == [0, 3, 2, 0]
     assert by_user(output)["ann"]["surfaces"] == [0, 2, 1, 0]
-    assert "propensities" not in by_user(output)["ann"]
+    assert np.isnan(by_user(output)["ann"]["propensities"]).all()
+    np.testing.assert_array_equal(by_user(output)["bob"]["propensities"], [0.5, np.nan])
 
 
 def test_positions_are_counted_exactly_in_the_training_span(output: Path) -> None:
