@@ -31,8 +31,15 @@ def _train_retrieval(config: Config, place: Place) -> None:
 
 def _train_ranker(config: Config, place: Place) -> None:
     from trainer.ranker_training import train_ranker
+    from trainer.warm_start import Previous
 
-    train_ranker(place.step("transform"), place.output, config.ranker, place.log_dir("ranker"), config.evaluation)
+    previous = None
+    if config.warm_start:
+        earlier = Path(config.warm_start)
+        previous = Previous(step_directory(earlier, "train-ranker"), step_directory(earlier, "transform"))
+    train_ranker(
+        place.step("transform"), place.output, config.ranker, place.log_dir("ranker"), config.evaluation, previous
+    )
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
@@ -78,7 +85,7 @@ STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
     Step("train-retrieval", ("transform", "validate"), ("retrieval", *_PROTOCOL), _train_retrieval, resumes=True),
-    Step("train-ranker", ("transform", "validate"), ("ranker", *_PROTOCOL), _train_ranker, resumes=True),
+    Step("train-ranker", ("transform", "validate"), ("ranker", "warm_start", *_PROTOCOL), _train_ranker, resumes=True),
     Step(
         "train-head",
         ("transform", "train-retrieval", "train-ranker"),

@@ -27,6 +27,8 @@ class Config:
 
     # Shown in the report.
     name: str = "shop"
+    # Directory of an earlier run from whose weights the ranker's training starts; empty = from scratch.
+    warm_start: str = ""
     transform: TransformConfig = field(default_factory=TransformConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)

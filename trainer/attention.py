@@ -5,8 +5,8 @@ import tf_keras
 
 from trainer.history import GAP_BUCKETS, gap_buckets
 
-# Added to the scores of keys that may not be attended to.
-_MASKED = -1e9
+# What the layers compute in; see `trainer.devices.precision_policy`.
+Policy = tf_keras.mixed_precision.Policy | None
 
 
 class SlotPairs:
@@ -44,8 +44,8 @@ class PositionBias(tf_keras.layers.Layer):
     the answer that the newest slot gives in service.
     """
 
-    def __init__(self, heads: int, max_length: int, name: str = "position_bias") -> None:
-        super().__init__(name=name)
+    def __init__(self, heads: int, max_length: int, dtype: Policy = None, name: str = "position_bias") -> None:
+        super().__init__(name=name, dtype=dtype)
         self.heads = heads
         self.max_length = max_length
         # Place max_length − 1 + (j − i) holds the bias of slot j as slot i sees it.
@@ -65,8 +65,8 @@ class TimeBias(tf_keras.layers.Layer):
     """One learned number per head and bucket of the time between two slots (the idea of TiSASRec, Li et al. 2020, and
     of HSTU's relative bias, Zhai et al. 2024)."""
 
-    def __init__(self, heads: int, name: str = "time_bias") -> None:
-        super().__init__(name=name)
+    def __init__(self, heads: int, dtype: Policy = None, name: str = "time_bias") -> None:
+        super().__init__(name=name, dtype=dtype)
         self.bias = self.add_weight("bias", (GAP_BUCKETS, heads), initializer="zeros")
 
     def call(self, buckets: tf.Tensor) -> tf.Tensor:
@@ -78,7 +78,14 @@ class Attention(tf_keras.layers.Layer):
     """Multi-head attention (Vaswani et al. 2017) of each slot to itself and to the slots that it may see."""
 
     def __init__(
-        self, dim: int, heads: int, max_length: int, positions: bool, times: bool, name: str = "attention"
+        self,
+        dim: int,
+        heads: int,
+        max_length: int,
+        positions: bool,
+        times: bool,
+        dtype: Policy = None,
+        name: str = "attention",
     ) -> None:
         """Args:
         dim: of the slots, divisible by `heads`.
@@ -86,15 +93,16 @@ class Attention(tf_keras.layers.Layer):
         max_length: longest history.
         positions: scores are biased by distance.
         times: scores are biased by the time between.
+        dtype: precision.
         name: of the layer.
         """
-        super().__init__(name=name)
+        super().__init__(name=name, dtype=dtype)
         self.dim = dim
         self.heads = heads
-        self.projection = tf_keras.layers.Dense(3 * dim, name="projection")
-        self.output_projection = tf_keras.layers.Dense(dim, name="output_projection")
-        self.position_bias = PositionBias(heads, max_length) if positions else None
-        self.time_bias = TimeBias(heads) if times else None
+        self.projection = tf_keras.layers.Dense(3 * dim, dtype=dtype, name="projection")
+        self.output_projection = tf_keras.layers.Dense(dim, dtype=dtype, name="output_projection")
+        self.position_bias = PositionBias(heads, max_length, dtype) if positions else None
+        self.time_bias = TimeBias(heads, dtype) if times else None
 
     def build(self, input_shape: tf.TensorShape) -> None:
         self.projection.build((None, self.dim))
@@ -124,4 +132,5 @@ class Attention(tf_keras.layers.Layer):
             scores += self.position_bias(query.shape[2])
         if self.time_bias is not None and pairs.time_buckets is not None:
             scores += self.time_bias(pairs.time_buckets)
-        return tf.nn.softmax(tf.where(pairs.allowed, scores, _MASKED))
+        # The lowest number of the precision: what may not be attended to gets nothing.
+        return tf.nn.softmax(tf.where(pairs.allowed, scores, scores.dtype.min))

@@ -12,6 +12,7 @@ from trainer.attention import Attention, SlotPairs
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RankerConfig
 from trainer.data import Catalogue
+from trainer.devices import precision_policy
 from trainer.full_softmax import first_seen_slots
 from trainer.history import HistoryBatch, HistoryEmbedding, RequestGapEmbedding, times_after
 from trainer.item_encoder import ItemEncoder
@@ -45,7 +46,9 @@ class Ranker(tf_keras.Model):
     def __init__(self, catalogue: Catalogue, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
-        self.item_encoder = ItemEncoder(catalogue.schema, config.dim, config.id_dropout)
+        self.item_encoder = ItemEncoder(
+            catalogue.schema, config.dim, config.id_dropout, embedding_devices=config.training.embedding_devices
+        )
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.loss = make_loss(config.loss_of(catalogue.size), catalogue.size, _train_share(catalogue))
         self.objective = make_objective(config)
@@ -63,15 +66,16 @@ class Ranker(tf_keras.Model):
                 layer.build((None, None, config.dim))
 
     def _block(self, number: int) -> Block:
-        config = self.config
+        config, dtype = self.config, precision_policy(self.config.training)
         attention = Attention(
             config.dim,
             config.heads,
             config.history_length,
             positions="relative" in config.positions,
             times=config.time_bias and self.has_timestamps,
+            dtype=dtype,
         )
-        return Block(attention, config.dropout, f"block_{number}")
+        return Block(attention, config.dropout, f"block_{number}", dtype)
 
     def encode(self, batch: HistoryBatch, table: tf.Tensor | None = None) -> RankerState:
         """States of shoppers, which `score` takes.
@@ -156,6 +160,10 @@ class Ranker(tf_keras.Model):
         if isinstance(self.loss, CatalogueLoss):
             return self._loss_over_catalogue(self.loss, inputs, training, *seeds)
         return self._loss_over_negatives(self.loss, inputs, training, *seeds)
+
+    def loss_weight(self, inputs: Tensors) -> tf.Tensor:
+        """What `compute_loss` is a mean over, for the sum over several devices: the sum of the targets' weights."""
+        return tf.reduce_sum(tf.where(inputs["targets"] >= FIRST, inputs["target_weights"], 0.0))
 
     def _loss_over_catalogue(
         self, loss: CatalogueLoss, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config import EvaluationConfig, RankerConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.devices import make_strategy
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
 from trainer.model_files import save_model
@@ -18,6 +19,7 @@ from trainer.queries import Queries, validation_queries
 from trainer.ranker import Ranker
 from trainer.ranker_loss import make_sampler
 from trainer.target_weights import load_target_weights
+from trainer.warm_start import Previous, warm_start
 from trainer.windows import TrainingWindows
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ def train_ranker(
     config: RankerConfig,
     log_dir: Path,
     evaluation: EvaluationConfig | None = None,
+    previous: Previous | None = None,
 ) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
@@ -40,6 +43,7 @@ def train_ranker(
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
+        previous: a run whose weights the training starts from.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
@@ -54,8 +58,12 @@ def train_ranker(
     weights = load_target_weights(transform_dir, sequences, config.targets)
     shape = (config.history_length, training.batch_size, training.seed)
     windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
+    strategy = make_strategy(training)
     make_deterministic(training.seed)
-    model = Ranker(catalogue, config)
+    with strategy.scope():
+        model = Ranker(catalogue, config)
+    if previous is not None:
+        warm_start(model, catalogue, transform_dir, *previous)
     steps = RankerSteps(windows, catalogue, config)
     loop = TrainingLoop(model, training, output, log_dir)
     loop.run(steps.epoch, windows.steps, ranker_validation(model, queries))

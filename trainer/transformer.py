@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from trainer.attention import Attention, SlotPairs
+from trainer.attention import Attention, Policy, SlotPairs
 
 
 def dropout(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -31,11 +31,11 @@ def split_seed(seed: tf.Tensor | None, parts: int) -> list[tf.Tensor | None]:
 class GatedFeedForward(tf_keras.layers.Layer):
     """SwiGLU (Shazeer 2020): W₃ (silu(W₁ x) · W₂ x), twice the width inside."""
 
-    def __init__(self, dim: int, name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, dim: int, name: str, dtype: Policy = None) -> None:
+        super().__init__(name=name, dtype=dtype)
         self.dim = dim
-        self.hidden = tf_keras.layers.Dense(4 * dim, use_bias=False, name="hidden")
-        self.output_projection = tf_keras.layers.Dense(dim, name="output_projection")
+        self.hidden = tf_keras.layers.Dense(4 * dim, use_bias=False, dtype=dtype, name="hidden")
+        self.output_projection = tf_keras.layers.Dense(dim, dtype=dtype, name="output_projection")
 
     def build(self, input_shape: tf.TensorShape) -> None:
         self.hidden.build((None, self.dim))
@@ -51,14 +51,14 @@ class GatedFeedForward(tf_keras.layers.Layer):
 class Block(tf_keras.layers.Layer):
     """x += dropout(attention(norm(x))); x += dropout(feed-forward(norm(x)))."""
 
-    def __init__(self, attention: Attention, rate: float, name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, attention: Attention, rate: float, name: str, dtype: Policy = None) -> None:
+        super().__init__(name=name, dtype=dtype)
         self.rate = rate
         self.dim = attention.dim
-        self.attention_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="attention_norm")
         self.attention = attention
-        self.feed_forward_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
-        self.feed_forward = GatedFeedForward(self.dim, "feed_forward")
+        self.feed_forward_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="feed_forward_norm")
+        self.feed_forward = GatedFeedForward(self.dim, "feed_forward", dtype)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         for layer in (self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +36,13 @@ class WarmStart:
     kept: int  # in both runs: they go on from their rows
     added: int  # now only: they start as an unknown product did
     dropped: int  # then only: their rows are forgotten
+
+
+class Previous(NamedTuple):
+    """An earlier run."""
+
+    step_dir: Path  # what `tandem train-ranker` or `train-retrieval` left: the same model, of the same shape
+    transform_dir: Path  # the transform that it was trained on
 
 
 def warm_start(

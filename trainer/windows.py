@@ -35,8 +35,8 @@ class TrainingWindows:
     start of a window, which see little before them, are not always the same.
 
     The target of a slot is the next interaction. A basket has no inner order, so the target is drawn anew in each epoch
-    from the whole *next* basket (or the next few): a product is never predicted from its own basket, in which nothing occurs twice,
-    whereas across baskets people do buy again. Slots of the last training basket have no target.
+    from the whole *next* basket (or the next few): a product is never predicted from its own basket, in which nothing
+    occurs twice, whereas across baskets people do buy again. Slots of the last training basket have no target.
     """
 
     def __init__(
