@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.runner import CONFIG, Place, Step, StepError, run_steps, step_directory, write_json
+
+if TYPE_CHECKING:
+    from trainer.warm_start import Previous
 
 
 def _transform(config: Config, place: Place) -> None:
@@ -25,21 +28,36 @@ def _train_retrieval(config: Config, place: Place) -> None:
     from trainer.retrieval_training import train_retrieval
 
     train_retrieval(
-        place.step("transform"), place.output, config.retrieval, place.log_dir("retrieval"), config.evaluation
+        place.step("transform"),
+        place.output,
+        config.retrieval,
+        place.log_dir("retrieval"),
+        config.evaluation,
+        _previous(config, "train-retrieval"),
     )
 
 
 def _train_ranker(config: Config, place: Place) -> None:
     from trainer.ranker_training import train_ranker
+
+    train_ranker(
+        place.step("transform"),
+        place.output,
+        config.ranker,
+        place.log_dir("ranker"),
+        config.evaluation,
+        _previous(config, "train-ranker"),
+    )
+
+
+def _previous(config: Config, step: str) -> "Previous | None":
+    """The training of an earlier run that this one starts from."""
     from trainer.warm_start import Previous
 
-    previous = None
-    if config.warm_start:
-        earlier = Path(config.warm_start)
-        previous = Previous(step_directory(earlier, "train-ranker"), step_directory(earlier, "transform"))
-    train_ranker(
-        place.step("transform"), place.output, config.ranker, place.log_dir("ranker"), config.evaluation, previous
-    )
+    if not config.warm_start:
+        return None
+    earlier = Path(config.warm_start)
+    return Previous(step_directory(earlier, step), step_directory(earlier, "transform"))
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
@@ -80,12 +98,20 @@ def _export(config: Config, place: Place) -> None:
 # What the epoch is chosen by: a change of what is only reported trains nothing anew.
 _PROTOCOL = ("evaluation.target_types", "evaluation.exclude_seen", "evaluation.seed")
 
+_TRAINING = ("warm_start", *_PROTOCOL)
+
 # A step that trains needs validated data, so that an anomaly stops the run before hours are spent.
 STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
-    Step("train-retrieval", ("transform", "validate"), ("retrieval", *_PROTOCOL), _train_retrieval, resumes=True),
-    Step("train-ranker", ("transform", "validate"), ("ranker", "warm_start", *_PROTOCOL), _train_ranker, resumes=True),
+    Step(
+        "train-retrieval",
+        ("transform", "validate"),
+        ("retrieval", "warm_start", *_PROTOCOL),
+        _train_retrieval,
+        resumes=True,
+    ),
+    Step("train-ranker", ("transform", "validate"), ("ranker", *_TRAINING), _train_ranker, resumes=True),
     Step(
         "train-head",
         ("transform", "train-retrieval", "train-ranker"),

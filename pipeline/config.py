@@ -27,7 +27,7 @@ class Config:
 
     # Shown in the report.
     name: str = "shop"
-    # Directory of an earlier run from whose weights the ranker's training starts; empty = from scratch.
+    # Directory of an earlier run from whose weights both trainings start (daily retraining); empty = from scratch.
     warm_start: str = ""
     transform: TransformConfig = field(default_factory=TransformConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)

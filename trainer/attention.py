@@ -1,12 +1,14 @@
 """Multi-head attention among the slots of a history, biased by how far apart they stand in order and in time."""
 
+from typing import TypeAlias
+
 import tensorflow as tf
 import tf_keras
 
 from trainer.history import GAP_BUCKETS, gap_buckets
 
 # What the layers compute in; see `trainer.devices.precision_policy`.
-Policy = tf_keras.mixed_precision.Policy | None
+Policy: TypeAlias = tf_keras.mixed_precision.Policy | None
 
 
 class SlotPairs:

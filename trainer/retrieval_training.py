@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config import EvaluationConfig, RetrievalConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.devices import make_strategy
 from trainer.hard_negatives import HardNegatives
 from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
 from trainer.metrics import validation_ndcg
@@ -18,6 +19,7 @@ from trainer.negatives import log_expected_counts, uniform_negatives
 from trainer.queries import Queries, validation_queries
 from trainer.retrieval import RetrievalModel
 from trainer.target_weights import load_target_weights
+from trainer.warm_start import Previous, warm_start
 from trainer.windows import NONE, TrainingWindows, WindowBatch
 from transform.tables import FIRST, PADDING
 
@@ -28,6 +30,7 @@ def train_retrieval(
     config: RetrievalConfig,
     log_dir: Path,
     evaluation: EvaluationConfig | None = None,
+    previous: Previous | None = None,
 ) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
@@ -37,6 +40,7 @@ def train_retrieval(
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
+        previous: a run whose weights the training starts from.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no
@@ -52,8 +56,12 @@ def train_retrieval(
     weights = load_target_weights(transform_dir, sequences, config.targets)
     shape = (config.history_length, training.batch_size, training.seed)
     windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
+    strategy = make_strategy(training)
     make_deterministic(training.seed)
-    model = RetrievalModel(catalogue, config)
+    with strategy.scope():
+        model = RetrievalModel(catalogue, config)
+    if previous is not None:
+        warm_start(model, catalogue, transform_dir, *previous)
     hard_negatives = HardNegatives(model, sequences, config) if config.hard_negatives else None
     steps = RetrievalSteps(windows, catalogue, config, hard_negatives)
     loop = TrainingLoop(model, training, output, log_dir)
