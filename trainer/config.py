@@ -214,7 +214,7 @@ class EvaluationConfig:
     rolling_users: Count = 2_000
     # Shoppers whose first recommendation is explained, drawn by a hash, and the points at which gradients are taken.
     explained_users: Positive = 200
-    explanation_steps: Positive = 16
+    explanation_steps: Positive = 32
     seed: Count = 1
 
 
@@ -231,6 +231,6 @@ class ExportConfig:
     exclude_history: bool = False
     # Candidates that `explain` takes, and the points at which it takes gradients.
     explained_candidates: Positive = 10
-    explanation_steps: Positive = 16
+    explanation_steps: Positive = 32
     # Held-out shoppers whose embeddings measure index recall.
     recall_queries: Positive = 1_000

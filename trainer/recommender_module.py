@@ -194,7 +194,7 @@ class RecommenderModule(tf.Module):
 
         attention float32 [B, L], the same for all candidates; attributions float32 [B, C', L], in units of the
         ranker's score. Both stand at the slots of the request; padding has 0, in the history and as a candidate. No
-        product is left out.
+        product is left out. A request costs some hundreds of `rank`'s: it answers a question, it does not fill a page.
         """
         batch = self._batch(history_item_ids, optional)
         rows = self.rows_by_id(candidate_item_ids)
