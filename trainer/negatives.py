@@ -29,28 +29,6 @@ def log_expected_counts(rows: np.ndarray, target_share: np.ndarray, from_targets
     return np.where(rows >= FIRST, np.log(np.maximum(counts, 1e-30)), 0.0).astype(np.float32)
 
 
-class MixtureSampler:
-    """Draws negatives: some from the distribution of targets, the others uniformly over the catalogue."""
-
-    def __init__(self, target_share: np.ndarray, from_targets: int, uniform: int) -> None:
-        """Args:
-        target_share: float [V], share of each row among all targets, sums to 1.
-        from_targets: draws from the targets.
-        uniform: draws over all products.
-        """
-        self.target_share = target_share
-        self.from_targets = from_targets
-        self.uniform = uniform
-        self._cumulative = np.cumsum(target_share)
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Catalogue rows int32 [N] and the log of their expected counts float32 [N]."""
-        points = rng.random(self.from_targets) * self._cumulative[-1]
-        popular = np.searchsorted(self._cumulative, points, side="right")
-        rows = np.concatenate([popular, uniform_negatives(rng, len(self.target_share), self.uniform)]).astype(np.int32)
-        return rows, log_expected_counts(rows, self.target_share, self.from_targets, self.uniform)
-
-
 class NegativeSampler:
     """Draws the negatives that all slots of a step share: from the step's own targets, uniformly, or half and half."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.negatives import MixtureSampler, NegativeSampler, log_expected_counts, negative_mask
+from trainer.negatives import NegativeSampler, log_expected_counts, negative_mask
 
 # Six rows: padding, unknown, four products.
 SHARE = np.array([0, 0, 0.5, 0.25, 0.25, 0])
@@ -17,7 +17,9 @@ def test_expected_counts_by_hand() -> None:
 
 
 def test_draws_come_as_often_as_expected() -> None:
-    rows, log_counts = MixtureSampler(SHARE, 60_000, 40_000).draw(np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    targets = rng.choice(6, 200_000, p=SHARE).astype(np.int32)
+    rows, log_counts = NegativeSampler(60_000, 40_000, 6, SHARE).draw(rng, targets)
     drawn = np.bincount(rows, minlength=6)
     assert drawn[:2].sum() == 0
     # 60,000 · share + 10,000.
