@@ -17,6 +17,7 @@ from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation_report import explanation_report
 from trainer.fairness import MINIMUM_QUERIES, fairness_report
 from trainer.metrics import LIST_LENGTH, content_vectors
+from trainer.propensity import estimate_propensities, load_position_counts
 from trainer.protocol_report import (
     ATTAINABLE,
     arranged,
@@ -108,6 +109,8 @@ def evaluate(
     statistics = json.loads((transform_dir / "statistics.json").read_text(encoding="utf-8"))
     metrics, examples = measure(shop, models, oracle, head)
     metrics["dataset"] = {**_facts(statistics), **metrics["dataset"]}
+    # How much each position of the shop's lists is looked at; empty where events tell no position.
+    metrics["propensities"] = estimate_propensities(load_position_counts(transform_dir)).table()
     _write(output / "metrics.json", metrics)
     _write(output / "examples.json", examples)
     asked, _ = _rules(shop)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.worlds import write_position_counts
 from trainer.propensity import PositionCounts, Propensities, estimate_propensities, load_position_counts
-from transform.feature_schema import VOCABULARY_FOLDER, write_vocabulary
 from transform.interactions import Rules, build_bucket
 from transform.simulator import SimulatorConfig, simulate
 from transform.simulator.events import LIST_LENGTH, POSITION_DECAY
-from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, POSITION_COUNTS_FILE, RESERVED_LINES, SURFACES_FILE
+from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, RESERVED_LINES
 from transform.tables import SEARCH as SEARCHED
 
 SEARCH, HOME = 2, 3
@@ -194,19 +193,10 @@ def test_the_simulators_law_is_recovered(tmp_path: Path) -> None:
 # --- files
 
 
-def write_counts(folder: Path, rows: list[dict[str, Any]], surfaces: list[str]) -> None:
-    """The files that the transform leaves."""
-    kinds = {"surface": pa.string(), "position": pa.int32(), "row": pa.int32()}
-    schema = pa.schema(kinds | {"impressions": pa.int64(), "clicks": pa.int64()})
-    with pa.ipc.new_file(str(folder / POSITION_COUNTS_FILE), schema) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    write_vocabulary(folder / VOCABULARY_FOLDER / SURFACES_FILE, surfaces)
-
-
 def test_counts_are_read_with_the_ids_of_their_surfaces(tmp_path: Path) -> None:
     places = [("home", 1, 2, 8, 5), ("search", 2, 3, 7, 0), (None, 1, 2, 9, 1)]
     names = ("surface", "position", "row", "impressions", "clicks")
-    write_counts(tmp_path, [dict(zip(names, place, strict=True)) for place in places], ["search", "home"])
+    write_position_counts(tmp_path, [dict(zip(names, place, strict=True)) for place in places], ["search", "home"])
     counts = load_position_counts(tmp_path)
     assert counts.surface_names == NAMES
     found = (counts.surfaces, counts.positions, counts.rows, counts.impressions, counts.clicks)
@@ -228,5 +218,5 @@ def test_a_transform_without_counts_is_named(tmp_path: Path) -> None:
 
 
 def test_empty_counts_are_no_position(tmp_path: Path) -> None:
-    write_counts(tmp_path, [], [])
+    write_position_counts(tmp_path, [], [])
     assert len(load_position_counts(tmp_path).positions) == 0

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from protos.events_pb2 import EventType
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.data import Catalogue, Sequences
-from transform.feature_schema import write_schema, write_vocabulary
-from transform.tables import FIRST, RESERVED_LINES
+from transform.feature_schema import VOCABULARY_FOLDER, write_schema, write_vocabulary
+from transform.tables import FIRST, POSITION_COUNTS_FILE, RESERVED_LINES, SURFACES_FILE
 
 DAY = 86_400
 START = 1_700_000_000
@@ -125,6 +126,15 @@ def checkerboard_sequences(
     )
 
 
+def write_position_counts(folder: Path, rows: list[dict[str, object]], surfaces: list[str]) -> None:
+    """What `tandem transform` would leave of impressions and clicks by position."""
+    kinds = {"surface": pa.string(), "position": pa.int32(), "row": pa.int32()}
+    schema = pa.schema(kinds | {"impressions": pa.int64(), "clicks": pa.int64()})
+    with pa.ipc.new_file(str(folder / POSITION_COUNTS_FILE), schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    write_vocabulary(folder / VOCABULARY_FOLDER / SURFACES_FILE, surfaces)
+
+
 def write_transform(directory: Path, catalogue: Catalogue, sequences: Sequences) -> None:
     """What `tandem transform` would leave of a world: schema, vocabularies, TFRecords, the split (leave-one-out)."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -135,6 +145,7 @@ def write_transform(directory: Path, catalogue: Catalogue, sequences: Sequences)
         if feature.vocabulary:
             words = [f"{feature.name}-{number}" for number in range(FIRST, feature.vocabulary_size)]
             write_vocabulary(vocabularies / feature.vocabulary, words)
+    write_position_counts(directory, [], [])
     split = {"method": "leave_one_out", "validation_start": None, "test_start": None}
     (directory / "statistics.json").write_text(json.dumps({"split": split}))
     _write_examples(
