@@ -45,14 +45,17 @@ def line_chart(title: str, curves: Sequence[Curve], places: Mapping[int, str]) -
     values = [value for curve in curves for value in curve.values]
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"chart {title!r}: values must be finite, received {values}.")
-    step = (WIDTH - _LEFT - _RIGHT) / max(1, lengths.pop() - 1)
+    last = lengths.pop() - 1
+    step = (WIDTH - _LEFT - _RIGHT) / max(1, last)
     marks = ticks(min(values), max(values))
 
     def y(value: float) -> float:
         return _HEIGHT - _BOTTOM - (value - marks[0]) / (marks[-1] - marks[0]) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [_mark(f"{mark:.6g}".replace("-", "−"), y(mark)) for mark in marks]
-    parts += [_text(_LEFT + step * place, _HEIGHT - _BOTTOM + 16, label, "middle") for place, label in places.items()]
+    for place, label in places.items():
+        # What stands at the right edge must not leave the drawing.
+        parts.append(_text(_LEFT + step * place, _HEIGHT - _BOTTOM + 16, label, "end" if place == last else "middle"))
     for number, curve in enumerate(curves):
         points = " ".join(f"{_LEFT + step * place:.1f},{y(value):.1f}" for place, value in enumerate(curve.values))
         parts.append(_curve(number, points))
@@ -66,7 +69,7 @@ def heat_map(title: str, cosines: Sequence[Sequence[float]], first: str, last: s
         title: what is drawn, read out by screen readers.
         cosines: [N][N], from −1 to 1.
         first: label of line and column 0.
-        last: label of the last line and column.
+        last: label of the last column.
     """
     picture = Image.new("RGB", (len(cosines), len(cosines)))
     picture.putdata([_colour(value) for line in cosines for value in line])
@@ -75,7 +78,6 @@ def heat_map(title: str, cosines: Sequence[Sequence[float]], first: str, last: s
             _LEFT, _SIDE, data_uri(picture)
         ),
         _text(_LEFT - 6, 11, first, "end"),
-        _text(_LEFT - 6, _SIDE, last, "end"),
         _text(_LEFT, _SIDE + 16, first, "start"),
         _text(_LEFT + _SIDE, _SIDE + 16, last, "end"),
     ]
@@ -110,6 +112,6 @@ def _legend(curves: Sequence[Curve]) -> list[Markup]:
     parts = []
     for number, curve in enumerate(curves):
         row, column = divmod(number, _LEGEND_COLUMNS)
-        x, y = column * WIDTH / _LEGEND_COLUMNS, _HEIGHT + row * _LEGEND_ROW
+        x, y = 2 + column * WIDTH / _LEGEND_COLUMNS, _HEIGHT + row * _LEGEND_ROW
         parts += [_curve(number, f"{x:.1f},{y + 6} {x + 16:.1f},{y + 6}"), _text(x + 21, y + 10, curve.label, "start")]
     return parts

@@ -10,7 +10,7 @@ from pipeline.report_shoppers import Shelf
 from pipeline.report_tables import ABSENT, Chart, share, signed
 
 _SHOWN_SLOTS = 6
-_TIMES = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "year": 31_536_000}
+_TIMES = {"1 s": 1, "1 min": 60, "1 h": 3_600, "1 day": 86_400, "1 year": 31_536_000}
 _BIAS_NOTE = "one curve per head; higher = looked at more, whatever the product"
 
 
@@ -162,7 +162,7 @@ def _time_chart(number: int, heads: Sequence[Sequence[float]], time_from: Sequen
     places = {}
     for name, seconds in _TIMES.items():
         # The bucket that the time falls into.
-        places[sum((time_from[place] or 0) <= seconds for place in known) - 1] = f"1 {name}"
+        places[sum((time_from[place] or 0) <= seconds for place in known) - 1] = name
     title = f"Block {number}: bias by the time between"
     return Chart(title, _BIAS_NOTE, line_chart(title, curves, places))
 

@@ -98,7 +98,7 @@ def test_biases_are_drawn_per_block_with_a_curve_per_head() -> None:
     assert distance.svg.count("<polyline") == 4
     assert "itself" in distance.svg
     assert "2 back" in distance.svg
-    assert all(label in time.svg for label in ("1 second", "1 minute", "1 hour", "1 day", "1 year"))
+    assert all(label in time.svg for label in ("1 s", "1 min", "1 h", "1 day", "1 year"))
     assert "data:image/png;base64," in places.svg
 
 
