@@ -137,13 +137,8 @@ class RetrievalModel(tfrs.models.Model):
             parts = _with_own_negatives(*parts, logits, inputs["hard_negative_rows"] > PADDING)
         queries, candidates, mask = parts
         weights = inputs["positive_weights"]
-        return self._summed_loss(queries, candidates, weights, mask) / tf.maximum(tf.reduce_sum(weights), 1.0)
-
-    @tf.function(reduce_retracing=True)
-    def _summed_loss(self, queries: tf.Tensor, candidates: tf.Tensor, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """TFRS's task in a function of its own: it asks for len(tf.shape(…)), which a graph knows by AutoGraph only,
-        and the training step goes without."""
-        return self.retrieval_task(queries, candidates, sample_weight=weights, score_mask=mask, compute_metrics=False)
+        loss = self.retrieval_task(queries, candidates, sample_weight=weights, score_mask=mask, compute_metrics=False)
+        return loss / tf.maximum(tf.reduce_sum(weights), 1.0)
 
     def _position_queries(
         self,
