@@ -20,6 +20,7 @@ from serving.client import RecommenderClient, RecommenderError
 from serving.errors import ServingError
 from serving.model_config import model_configs_for
 from serving.model_manager import Timing
+from serving.servable import Servable
 from serving.server import ModelServer, ServerOptions
 from tests.serving.models import add_warm_up, publish, truncate_variables
 
@@ -136,27 +137,46 @@ def test_broken_model_does_not_keep_another_from_answering(scaler: Path, tmp_pat
             assert client.wait_until_ready(timeout=30) == 1
 
 
-def test_request_under_way_is_answered_before_the_server_stops(scaler: Path, tmp_path: Path) -> None:
+def takes_connections(port: int) -> bool:
+    """Whether somebody listens there on loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_request_under_way_is_answered_before_the_server_stops(
+    scaler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(scaler, tmp_path / "scaler", 1)
     server = ModelServer(model_configs_for(tmp_path), 0)
     server.start()
     server.wait_until_available(60)
     answers: list[float] = []
     stub = PredictionServiceStub(grpc.insecure_channel(server.address))
+    under_way, go_on, run = threading.Event(), threading.Event(), Servable.run
+
+    def held(*arguments: object) -> object:
+        under_way.set()
+        assert go_on.wait(30)
+        return run(*arguments)
+
+    monkeypatch.setattr(Servable, "run", held)
 
     def ask() -> None:
-        # Large enough to be under way for a while.
-        response = stub.Predict(request_for(np.ones((200_000, 2))), timeout=30)
+        response = stub.Predict(request_for(np.ones((3, 2))), timeout=30)
         answers.append(response.outputs["y"].float_val[-1])
 
-    with server._manager.use("scaler", None):
-        asking = threading.Thread(target=ask)
-        asking.start()
-        while not server._manager._models["scaler"].versions()[0].requests > 1:
-            time.sleep(0.001)
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        asking.join(30)
+    asking, stopping = threading.Thread(target=ask), threading.Thread(target=server.stop)
+    asking.start()
+    assert under_way.wait(30)
+    stopping.start()
+    # The server has begun to stop when it takes no new connection.
+    deadline = time.monotonic() + 30
+    while takes_connections(server.port):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not answers
+    go_on.set()
+    asking.join(30)
     stopping.join(30)
     assert answers == [2.0]
 
