@@ -30,7 +30,12 @@ _PROTOCOLS = {
     "exclude_seen=false": "With products met before kept in",
     "rolling_next": "Rolling: before each basket, what comes next",
 }
-_WRITTEN = {"co_occurrence": "Co-occurrence", "scann": "ScaNN"}
+_WRITTEN = {
+    "co_occurrence": "Co-occurrence",
+    "session_knn": "Session kNN",
+    "product2vec": "product2vec",
+    "scann": "ScaNN",
+}
 # Between these, a ratio is told as "about as many".
 _ALIKE = (0.95, 1.05)
 

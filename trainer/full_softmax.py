@@ -27,20 +27,18 @@ def full_softmax_loss(
     table: tf.Tensor,
     targets: tf.Tensor,
     weights: tf.Tensor,
-    bias: tf.Tensor | None = None,
     temperature: float = 1.0,
     first_seen: tf.Tensor | None = None,
     costs: tf.Tensor | None = None,
     gradient_dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
-    """Weighted mean cross-entropy, in nats, of the targets under softmax((states · tableᵀ + bias) / temperature).
+    """Weighted mean cross-entropy, in nats, of the targets under softmax(states · tableᵀ / temperature).
 
     Args:
         states: [N, d].
         table: [V, d].
         targets: int32 [N] in [0, V); negative = no target, not counted.
         weights: float32 [N]; 0 = not counted. The mean of no weight is 0.
-        bias: [V].
         temperature: above 0, divides all logits, so that the order of products does not depend on it.
         first_seen: int32 [B, V] from `first_seen_slots`, where slots are B windows end to end, N = B · L: what the
             window met up to a slot is no rival of the slot's target. The target itself always counts.
@@ -53,11 +51,6 @@ def full_softmax_loss(
     rows = tf.maximum(targets, 0)
     states = states / temperature
     own = tf.reduce_sum(states * tf.gather(table, rows), axis=1)
-    if bias is not None:
-        bias = bias / temperature
-        own += tf.gather(bias, rows)
-        states = tf.concat([states, tf.ones_like(states[:, :1])], axis=1)
-        table = tf.concat([table, bias[:, tf.newaxis]], axis=1)
     others = tf.fill(own.shape, _NEVER)
     if first_seen is not None:
         others = tf.where(_met(first_seen, rows), own, others)

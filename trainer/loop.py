@@ -175,7 +175,7 @@ class TrainingLoop:
             steps=(self.epochs[-1].steps if self.epochs else 0) + len(curves.losses),
             loss=float(np.mean(curves.losses)),
             validation_ndcg=ndcg,
-            learning_rate=float(train_step.optimizer.learning_rate),
+            learning_rate=float(tf.convert_to_tensor(train_step.optimizer.learning_rate)),
             sequences_per_second=curves.windows / (trained - start),
             seconds=end - start,
             validation_seconds=end - trained,

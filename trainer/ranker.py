@@ -50,7 +50,9 @@ class Ranker(tf_keras.Model):
             catalogue.schema, config.dim, config.id_dropout, embedding_devices=config.training.embedding_devices
         )
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
-        self.loss = make_loss(config.loss_of(catalogue.size), catalogue.size, _train_share(catalogue))
+        # Gradients of the softmax need no more digits than those of the layers.
+        gradients = tf.bfloat16 if config.training.precision == "mixed_bfloat16" else tf.float32
+        self.loss = make_loss(config.loss_of(catalogue.size), catalogue.size, _train_share(catalogue), gradients)
         self.objective = make_objective(config)
         self.has_timestamps = catalogue.schema.has_timestamps
         self.history_embedding = HistoryEmbedding(

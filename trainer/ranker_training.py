@@ -9,17 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import EvaluationConfig, RankerConfig
-from trainer.data import Catalogue, load_catalogue, load_sequences
-from trainer.devices import make_strategy
-from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
+from trainer.data import Catalogue
+from trainer.loop import Batch, Step, TrainingError
 from trainer.metrics import validation_ndcg
-from trainer.model_files import save_model
 from trainer.objectives import make_objective
-from trainer.queries import Queries, validation_queries
+from trainer.queries import Queries
 from trainer.ranker import Ranker
 from trainer.ranker_loss import make_sampler
-from trainer.target_weights import load_target_weights
-from trainer.warm_start import Previous, warm_start
+from trainer.stage_training import Fit, load_training_data, make_model
+from trainer.warm_start import Previous
 from trainer.windows import TrainingWindows
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +37,8 @@ def train_ranker(
 
     Args:
         transform_dir: what `tandem transform` wrote.
-        output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
+        output: gets model.json, weights, history.json, checkpoints/ and, after a warm start,
+            drift.json; an interrupted training goes on from there.
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
@@ -50,24 +49,11 @@ def train_ranker(
             longer a number.
     """
     check_config(config)
-    catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
-    training = config.training
-    queries = validation_queries(
-        transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
-    )
-    weights = load_target_weights(transform_dir, sequences, config.targets)
-    shape = (config.history_length, training.batch_size, training.seed)
-    windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
-    strategy = make_strategy(training)
-    make_deterministic(training.seed)
-    with strategy.scope():
-        model = Ranker(catalogue, config)
-    if previous is not None:
-        warm_start(model, catalogue, transform_dir, *previous)
-    steps = RankerSteps(windows, catalogue, config)
-    loop = TrainingLoop(model, training, output, log_dir)
-    loop.run(steps.epoch, windows.steps, ranker_validation(model, queries))
-    save_model(output, "ranker", model, config, catalogue.schema)
+    data = load_training_data(transform_dir, config, evaluation)
+    model = make_model(lambda: Ranker(data.catalogue, config), config.training)
+    steps = RankerSteps(data.windows, data.catalogue, config)
+    validate = ranker_validation(model, data.queries)
+    Fit("ranker", model, config, data, steps.epoch, validate, model.item_vectors).run(output, log_dir, previous)
 
 
 def check_config(config: RankerConfig) -> None:

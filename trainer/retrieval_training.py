@@ -9,17 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import EvaluationConfig, RetrievalConfig
-from trainer.data import Catalogue, load_catalogue, load_sequences
-from trainer.devices import make_strategy
+from trainer.data import Catalogue
 from trainer.hard_negatives import HardNegatives
-from trainer.loop import Batch, Step, TrainingError, TrainingLoop, make_deterministic
+from trainer.loop import Batch, Step, TrainingError
 from trainer.metrics import validation_ndcg
-from trainer.model_files import save_model
 from trainer.negatives import log_expected_counts, uniform_negatives
-from trainer.queries import Queries, validation_queries
+from trainer.queries import Queries
 from trainer.retrieval import RetrievalModel
-from trainer.target_weights import load_target_weights
-from trainer.warm_start import Previous, warm_start
+from trainer.stage_training import Fit, load_training_data, make_model
+from trainer.warm_start import Previous
 from trainer.windows import NONE, TrainingWindows, WindowBatch
 from transform.tables import FIRST, PADDING
 
@@ -36,7 +34,8 @@ def train_retrieval(
 
     Args:
         transform_dir: what `tandem transform` wrote.
-        output: gets model.json, weights, history.json and checkpoints/; an interrupted training goes on from there.
+        output: gets model.json, weights, history.json, checkpoints/ and, after a warm start,
+            drift.json; an interrupted training goes on from there.
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
@@ -47,26 +46,14 @@ def train_retrieval(
             longer a number.
     """
     check_config(config)
-    catalogue, sequences = load_catalogue(transform_dir), load_sequences(transform_dir)
-    check_hard_negatives(config, catalogue.size - FIRST)
-    training = config.training
-    queries = validation_queries(
-        transform_dir, sequences, catalogue, config.history_length, training.validation_users, evaluation
-    )
-    weights = load_target_weights(transform_dir, sequences, config.targets)
-    shape = (config.history_length, training.batch_size, training.seed)
-    windows = TrainingWindows(sequences, *shape, weights, config.targets.baskets)
-    strategy = make_strategy(training)
-    make_deterministic(training.seed)
-    with strategy.scope():
-        model = RetrievalModel(catalogue, config)
-    if previous is not None:
-        warm_start(model, catalogue, transform_dir, *previous)
-    hard_negatives = HardNegatives(model, sequences, config) if config.hard_negatives else None
-    steps = RetrievalSteps(windows, catalogue, config, hard_negatives)
-    loop = TrainingLoop(model, training, output, log_dir)
-    loop.run(steps.epoch, windows.steps, retrieval_validation(model, queries))
-    save_model(output, "retrieval", model, config, catalogue.schema)
+    data = load_training_data(transform_dir, config, evaluation)
+    check_hard_negatives(config, data.catalogue.size - FIRST)
+    model = make_model(lambda: RetrievalModel(data.catalogue, config), config.training)
+    hard_negatives = HardNegatives(model, data.sequences, config) if config.hard_negatives else None
+    steps = RetrievalSteps(data.windows, data.catalogue, config, hard_negatives)
+    validate = retrieval_validation(model, data.queries)
+    fit = Fit("retrieval", model, config, data, steps.epoch, validate, model.candidate_embeddings)
+    fit.run(output, log_dir, previous)
 
 
 def check_config(config: RetrievalConfig) -> None:

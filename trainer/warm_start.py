@@ -29,11 +29,11 @@ _ID = "id_embedding"
 Strings = dict[str, tuple[Sequence[str], Sequence[str]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WarmStart:
     """Products with an id embedding of their own, then and now."""
 
-    kept: int  # in both runs: they go on from their rows
+    kept_rows: np.ndarray  # int32 [K] rows of this run's catalogue, in both runs: they go on from where they were
     added: int  # now only: they start as an unknown product did
     dropped: int  # then only: their rows are forgotten
 
@@ -80,10 +80,12 @@ def warm_start(
     for path, weight in weights.items():
         weight.assign(moved[path])
     then, now = (set(ids[FIRST:]) for ids in strings[_ID])
-    outcome = WarmStart(kept=len(then & now), added=len(now - then), dropped=len(then - now))
+    own = np.flatnonzero(catalogue.id_rows >= FIRST)
+    kept = [row for row in own if catalogue.item_ids[row] in then]
+    outcome = WarmStart(np.array(kept, np.int32), added=len(now - then), dropped=len(then - now))
     _LOG.info(
         "warm start from %s: %d products kept, %d new, %d dropped",
-        *(previous_step_dir, outcome.kept, outcome.added, outcome.dropped),
+        *(previous_step_dir, len(kept), outcome.added, outcome.dropped),
     )
     return outcome
 

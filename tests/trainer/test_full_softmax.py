@@ -29,14 +29,13 @@ def test_by_hand() -> None:
     assert float(loss) == pytest.approx((np.log(4 / 3) + 3 * np.log(2)) / 4, abs=1e-6)
 
 
-def test_bias_and_temperature_by_hand() -> None:
-    # Logits ((ln 3) / 2 + 0) · 2 = ln 3 and (0 + (ln 2) / 2) · 2 = ln 2: p = (3/5, 2/5).
+def test_temperature_by_hand() -> None:
+    # Logits (ln 3) / 2 · 2 = ln 3 and (ln 2) / 2 · 2 = ln 2: p = (3/5, 2/5).
     loss = full_softmax_loss(
-        states=tf.constant([[np.log(3) / 2]], tf.float32),
-        table=tf.constant([[1.0], [0.0]]),
+        states=tf.ones([1, 1]),
+        table=tf.constant([[np.log(3) / 2], [np.log(2) / 2]], tf.float32),
         targets=tf.constant([1]),
         weights=tf.ones([1]),
-        bias=tf.constant([0.0, np.log(2) / 2], tf.float32),
         temperature=0.5,
     )
     assert float(loss) == pytest.approx(-np.log(2 / 5), abs=1e-6)
@@ -67,20 +66,19 @@ def test_first_seen_leaves_out_padding() -> None:
 def test_loss_and_gradients_equal_the_plain_form(scale: float, masked: bool) -> None:
     # 37 windows of 20 slots: more than one chunk, the last one filled up.
     states, table, targets, weights, history_rows = _world(windows=37, length=20, scale=scale)
-    bias = tf.constant(np.random.default_rng(2).normal(size=PRODUCTS), tf.float32)
 
-    def ours(states: tf.Tensor, table: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    def ours(states: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
         first_seen = first_seen_slots(history_rows, PRODUCTS) if masked else None
-        return full_softmax_loss(states, table, targets, weights, bias, 0.7, first_seen)
+        return full_softmax_loss(states, table, targets, weights, 0.7, first_seen)
 
-    def plain(states: tf.Tensor, table: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        logits = (tf.matmul(states, table, transpose_b=True) + bias) / 0.7
+    def plain(states: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+        logits = tf.matmul(states, table, transpose_b=True) / 0.7
         if masked:
             left_out = _met_up_to(history_rows) & (np.arange(PRODUCTS) != targets.numpy()[:, np.newaxis])
             logits = tf.where(left_out, -np.inf, logits)
         return _weighted_mean(logits, targets, weights)
 
-    _assert_same(ours, plain, [states, table, bias])
+    _assert_same(ours, plain, [states, table])
 
 
 def test_gains_of_met_products_equal_the_plain_form() -> None:

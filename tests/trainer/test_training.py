@@ -1,8 +1,12 @@
 """Both stages trained end to end on a world whose answer anyone can see."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from trainer.ranker import Ranker, load_ranker
 from trainer.ranker_training import train_ranker
 from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.retrieval_training import train_retrieval
+from trainer.warm_start import Previous
 from transform.tables import FIRST
 
 CATALOGUE = checkerboard_catalogue()
@@ -131,6 +136,24 @@ def test_a_killed_ranker_training_ends_with_the_same_bits(
     whole, resumed = load_ranker(ranker_dir, CATALOGUE), load_ranker(tmp_path, CATALOGUE)
     for expected, actual in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "train", "config"), [("ranker", train_ranker, RANKER), ("retrieval", train_retrieval, RETRIEVAL)]
+)
+def test_a_warm_start_goes_on_from_the_earlier_run_and_tells_how_far_products_moved(
+    world: Path, tmp_path: Path, request: pytest.FixtureRequest, stage: str, train: Callable[..., None], config: Any
+) -> None:
+    earlier = request.getfixturevalue(f"{stage}_dir")
+    gentle = replace(config, training=replace(config.training, epochs=1, learning_rate=1e-4))
+    train(world, tmp_path / "warm", gentle, tmp_path / "logs", previous=Previous(earlier, world))
+    cold, warm = (json.loads((folder / "history.json").read_text()) for folder in (earlier, tmp_path / "warm"))
+    assert warm[0]["loss"] < cold[0]["loss"] - 0.1
+    drift = json.loads((tmp_path / "warm" / "drift.json").read_text())
+    assert drift["items"] == 22
+    assert 0 < drift["mean_cosine_distance"] < 0.01
+    assert drift["neighbour_overlap"] > 0.9
+    assert not (earlier / "drift.json").exists()
 
 
 def test_width_that_the_heads_do_not_divide_is_refused(world: Path, tmp_path: Path) -> None:
