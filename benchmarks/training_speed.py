@@ -2,9 +2,11 @@
 
     python -m benchmarks.training_speed [--windows 2560] [--items 3416]
 
-Both train the same windows: every shopper has one, all of full length, next-item cross-entropy over the whole
-catalogue, Adam. RecTools runs in an environment of its own, .venv-rectools, made on the first call from
-benchmarks/rectools.txt. An epoch before the measured ones takes compilation and first touches.
+Both train the same windows: every shopper has one, all of full length, absolute positions, next-item cross-entropy over
+the whole catalogue (ours without what the window has met, which costs a little more), Adam. Beside them stands the
+floor: the matrix products of an epoch at the rate that TensorFlow reaches here in a large one. RecTools runs in an
+environment of its own, .venv-rectools, made on the first call from benchmarks/rectools.txt. An epoch before the
+measured ones takes compilation and first touches.
 """
 
 import argparse
@@ -17,10 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from benchmarks.machine import machine, table
 from protos.feature_schema_pb2 import FeatureSchema
-from trainer.config import RankerConfig, TrainingConfig
+from trainer.config import Precision, RankerConfig, TrainingConfig
 from trainer.data import Catalogue, Sequences
 from trainer.loop import TrainingLoop, make_deterministic
 from trainer.ranker import Ranker
@@ -29,6 +32,8 @@ from trainer.windows import TrainingWindows
 from transform.tables import FIRST
 
 LENGTH, DIM, BLOCKS, HEADS, BATCH, EPOCHS = 200, 64, 2, 2, 128, 3
+# Of the square matrices whose product tells the machine's rate, and how many products are timed.
+SIDE, PRODUCTS = 2_048, 10
 ROOT = Path(__file__).parent.parent
 RIVAL = ROOT / ".venv-rectools"
 
@@ -81,10 +86,48 @@ def sequences(rows: np.ndarray) -> Sequences:
     )
 
 
-def tandem_seconds(rows: np.ndarray, items: int, jit_compile: bool) -> list[float]:
+def ranker_config(jit_compile: bool = False, precision: Precision = "float32") -> RankerConfig:
+    """SASRec as the rival trains it."""
+    return RankerConfig(
+        training=TrainingConfig(
+            epochs=EPOCHS, batch_size=BATCH, patience=EPOCHS, jit_compile=jit_compile, precision=precision
+        ),
+        dim=DIM,
+        history_length=LENGTH,
+        blocks=BLOCKS,
+        heads=HEADS,
+        positions=("absolute",),
+        time_bias=False,
+        repeats="excluded",
+    )
+
+
+def floor_seconds(windows: int, items: int) -> tuple[float, float]:
+    """Seconds that the matrix products of an epoch take at the rate of a large one, and that rate in operations/s.
+
+    Forward: each weight matrix of the blocks once for every slot, attention's two products of all slot pairs, the
+    softmax's logits. The gradients take twice as much.
+    """
+    model = Ranker(catalogue(items), ranker_config())
+    kernels = sum(
+        weight.shape.num_elements() for block in model.blocks for weight in block.weights if weight.shape.rank == 2
+    )
+    slot = 2 * kernels + 4 * LENGTH * DIM * BLOCKS + 2 * DIM * items
+    one = tf.random.stateless_normal([SIDE, SIDE], [1, 1])
+    product = tf.function(lambda matrix: tf.matmul(matrix, matrix))
+    product(one)
+    seconds = []
+    for _ in range(PRODUCTS):
+        start = time.perf_counter()
+        product(one).numpy()
+        seconds.append(time.perf_counter() - start)
+    rate = 2 * SIDE**3 / min(seconds)
+    return 3 * windows * LENGTH * slot / rate, rate
+
+
+def tandem_seconds(rows: np.ndarray, items: int, config: RankerConfig) -> list[float]:
     """Seconds of each epoch."""
-    training = TrainingConfig(epochs=EPOCHS, batch_size=BATCH, patience=EPOCHS, jit_compile=jit_compile)
-    config = RankerConfig(training=training, dim=DIM, history_length=LENGTH, blocks=BLOCKS, heads=HEADS)
+    training = config.training
     make_deterministic(training.seed)
     products = catalogue(items)
     # A slot before the first interaction is one more to predict: the newest LENGTH slots make one full window.
@@ -123,17 +166,22 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=3_416)
     arguments = parser.parse_args()
     rows = make_windows(arguments.windows, arguments.items)
-    measured = {
-        "Tandem": tandem_seconds(rows, arguments.items, jit_compile=False),
-        "Tandem, jit_compile": tandem_seconds(rows, arguments.items, jit_compile=True),
+    configs = {
+        "Tandem": ranker_config(),
+        "Tandem, jit_compile": ranker_config(jit_compile=True),
+        "Tandem, mixed_bfloat16": ranker_config(precision="mixed_bfloat16"),
     }
+    measured = {name: tandem_seconds(rows, arguments.items, config) for name, config in configs.items()}
     measured["RecTools SASRec"], versions = rival_seconds(rows)
     best = {name: min(seconds[1:]) for name, seconds in measured.items()}
     print(
         f"\nSASRec training, {LENGTH} slots × {DIM}, {BLOCKS} blocks, {HEADS} heads, batch {BATCH}, full softmax over"
     )
     print(f"{arguments.items:,} items, {arguments.windows:,} windows; best epoch after the first.")
-    print(f"{machine()}; {versions}\n")
+    print(f"{machine()}; {versions}")
+    floor, rate = floor_seconds(len(rows), arguments.items)
+    print(f"A product of {SIDE:,}² matrices: {rate / 1e9:.0f} GFLOP/s.\n")
+    best["Floor: matrix products at that rate"] = floor
     rival = best["RecTools SASRec"]
     lines = [
         [name, f"{seconds:.1f}", f"{len(rows) / seconds:.0f}", f"{rival / seconds:.1f}×"]
