@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.charts import curve_chart
 from pipeline.report_fairness import Fairness, fairness
+from pipeline.report_head import head_table
 from pipeline.report_models import (
     HEADLINE,
     Model,
@@ -121,6 +122,7 @@ def view(results: Results) -> View:
         difference_table(models, differences),
         character_table(models),
         popularity_table(models, metrics.get("popularity_classes") or {}),
+        head_table(metrics.get("head") or {}),
     )
     tables += [table for table in more if table]
     return View(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import ReportError, write_report
+from pipeline.report_head import head_table
 from pipeline.report_models import models_of, verdict
 from tests.pipeline.measured_run import EXAMPLES, HOSTILE, PRODUCTS, metrics, write_run
 
@@ -157,6 +158,17 @@ def test_popularity_of_the_lists_stands_beside_what_there_is_and_what_was_chosen
     text = page_of(run).text
     assert "All candidates 10.0 % 20.0 % What shoppers chose 45.0 % 5.0 % Two stages 70.0 % 30.0 %" in text
     assert "0.123 %" in text
+
+
+def test_what_the_parts_of_the_head_give_is_told_and_the_served_order_marked(run: Path) -> None:
+    text = page_of(run).text
+    assert "Stage two's order of 4,000 shoppers' candidates on validation" in text
+    assert "Head without price 0.3400" in text
+    assert "+0.0400 ± 0.0012" in text
+    table = head_table(metrics()["head"])
+    assert table is not None
+    assert [row.name for row in table.rows if row.cells[0].best] == ["Head without price"]
+    assert head_table({}) is None
 
 
 def test_index_recall_and_latency_are_shown(run: Path) -> None:
