@@ -34,6 +34,7 @@ _WRITTEN = {
     "co_occurrence": "Co-occurrence",
     "session_knn": "Session kNN",
     "product2vec": "product2vec",
+    "title_tfidf": "Title TF-IDF",
     "scann": "ScaNN",
 }
 # Between these, a ratio is told as "about as many".

@@ -25,6 +25,7 @@ from trainer.product2vec import choose_product2vec
 from trainer.queries import Queries, Split, sample_users
 from trainer.scorers import Scorer
 from trainer.session_knn import choose_session_knn
+from trainer.title_tfidf import choose_title_tfidf
 
 _LOG = logging.getLogger(__name__)
 POPULARITY = "recent_popularity"
@@ -62,7 +63,7 @@ def fit_baselines(
     validations = [_drawn(sequences, queries, config) for queries in rules]
     popular = choose_recent_popularity(sequences, catalogue, split, config, validations)
     found: dict[str, Sequence[Chosen[Any]]] = {POPULARITY: popular}
-    for name, choose in _choosers(config).items():
+    for name, choose in _choosers(config, catalogue).items():
         started = time.monotonic()
         found[name] = choose(sequences, catalogue, popular[0].baseline, validations)
         _LOG.info("evaluate: chose %s in %.1f s", name, time.monotonic() - started)
@@ -72,14 +73,16 @@ def fit_baselines(
     ]
 
 
-def _choosers(config: EvaluationConfig) -> dict[str, Choose]:
-    """The configured baselines beside recent popularity, in the order of the report."""
+def _choosers(config: EvaluationConfig, catalogue: Catalogue) -> dict[str, Choose]:
+    """The configured baselines beside recent popularity that the data allows, in the order of the report."""
     known: dict[str, Choose] = {
         "co_occurrence": choose_co_occurrence,
         "session_knn": choose_session_knn,
         "matrix_factorisation": partial(choose_matrix_factorisation, seed=config.seed),
         "product2vec": partial(choose_product2vec, seed=config.seed),
     }
+    if catalogue.titles.any():
+        known["title_tfidf"] = lambda _, catalogue, *rest: choose_title_tfidf(catalogue, *rest)
     return {name: choose for name, choose in known.items() if name in config.baselines}
 
 

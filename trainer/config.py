@@ -14,7 +14,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Decay = Literal["constant", "cosine", "linear"]
-BaselineName = Literal["co_occurrence", "session_knn", "matrix_factorisation", "product2vec"]
+BaselineName = Literal["co_occurrence", "session_knn", "matrix_factorisation", "product2vec", "title_tfidf"]
 Devices = Literal["one_device", "mirrored", "tpu"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
@@ -207,7 +207,14 @@ class EvaluationConfig:
     candidates: Positive = 200
     bootstrap_samples: Positive = 1_000
     # What runs beside recent popularity, which always does: it answers where another baseline knows nothing.
-    baselines: tuple[BaselineName, ...] = ("co_occurrence", "session_knn", "matrix_factorisation", "product2vec")
+    # title_tfidf only where products have titles.
+    baselines: tuple[BaselineName, ...] = (
+        "co_occurrence",
+        "session_knn",
+        "matrix_factorisation",
+        "product2vec",
+        "title_tfidf",
+    )
     # Validation shoppers that choose the baselines' settings, drawn by a hash.
     baseline_shoppers: Positive = 1_000
     # Days of training data that the recent-popularity baseline counts (chosen on validation among these).

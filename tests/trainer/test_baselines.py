@@ -1,6 +1,6 @@
 """What baselines share: recent popularity, units of the training span, the choice of settings on validation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,12 +177,20 @@ def test_configured_baselines_are_fitted_under_every_rule() -> None:
 
 
 def test_every_baseline_runs_by_default() -> None:
-    sequences, catalogue = make_sequences(PAIRS), make_catalogue(6)
+    titles = np.array(["", "", "red pot", "blue pot", "red pan", ""], dtype=object)
+    sequences, catalogue = make_sequences(PAIRS), replace(make_catalogue(6), titles=titles)
     queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
     (fitted,) = fit_baselines(sequences, catalogue, TIME, CONFIG, [queries])
-    names = ["recent_popularity", "co_occurrence", "session_knn", "matrix_factorisation", "product2vec"]
+    names = ["recent_popularity", "co_occurrence", "session_knn", "matrix_factorisation", "product2vec", "title_tfidf"]
     assert list(fitted.scorers) == names
     for scorer in fitted.scorers.values():
         scores = scorer.scores(queries, 0, len(queries))
         assert scores.shape == (2, 6)
         assert np.isfinite(scores).all()
+
+
+def test_no_titles_no_title_baseline() -> None:
+    sequences, catalogue = make_sequences(PAIRS), make_catalogue(6)
+    queries = build_queries(sequences, catalogue, TIME, "validation", CONFIG, 4)
+    (fitted,) = fit_baselines(sequences, catalogue, TIME, EvaluationConfig(baselines=("title_tfidf",)), [queries])
+    assert list(fitted.scorers) == ["recent_popularity"]
