@@ -74,8 +74,6 @@ class TargetConfig:
     baskets: Positive = 1
     # Event type → weight, as "purchase: 3"; types that are not named weigh 1.
     type_weights: dict[HistoryType, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
-    # An interaction of a shopper with n of them weighs n^−x: 0 = interactions count the same, 1 = shoppers do.
-    shopper_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     # Products clicked where few shoppers look count more (trainer/target_weights.py).
     inverse_propensity: bool = False
     # Clips the inverse propensity, as a multiple of that of the position looked at most.

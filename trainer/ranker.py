@@ -62,11 +62,7 @@ class Ranker(tf_keras.Model):
         self.request_gap = RequestGapEmbedding(config.dim) if self.has_timestamps and self.objective.causal else None
         self.blocks = [self._block(number) for number in range(config.blocks)]
         self.state_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="state_norm")
-        self.repeat_weights = (
-            RepeatWeights(config.dim, config.history_length, config.time_bias and self.has_timestamps)
-            if config.repeats == "learned"
-            else None
-        )
+        self.repeat_weights = RepeatWeights(config.dim, config.history_length) if config.repeats == "learned" else None
         for layer in (self.history_embedding, *self.blocks, self.state_norm, self.repeat_weights):
             if layer is not None:
                 layer.build((None, None, config.dim))
@@ -97,7 +93,7 @@ class Ranker(tf_keras.Model):
         states = self.states(items, batch)
         if self.repeat_weights is None:
             return RankerState(states[:, -1], rows, tf.zeros(tf.shape(rows)))
-        return RankerState(states[:, -1], rows, self.repeat_weights(states, batch, newest_only=True)[:, 0])
+        return RankerState(states[:, -1], rows, self.repeat_weights(states, rows >= FIRST, newest_only=True)[:, 0])
 
     def states(self, items: tf.Tensor, batch: HistoryBatch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """State at every slot, of a history as the objective shows it: items [B, L, dim] → [B, L, dim]."""
@@ -183,7 +179,7 @@ class Ranker(tf_keras.Model):
         targets = tf.reshape(inputs["targets"], [-1]) - FIRST
         weights = tf.reshape(inputs["target_weights"], [-1])
         if self.repeat_weights is not None:
-            gains = self.repeat_weights(states, inputs)
+            gains = self.repeat_weights(states, rows >= FIRST)
             return loss.with_repeats(flat, products, targets, weights, met, gains)
         first_seen = first_seen_slots(met, products.shape[0])
         if not self.objective.causal:
@@ -200,7 +196,7 @@ class Ranker(tf_keras.Model):
         positive = tf.reduce_sum(states * target_items, axis=-1)
         negative = tf.matmul(states, negative_items, transpose_b=True)
         if self.repeat_weights is not None:
-            weights = self.repeat_weights(states, inputs)
+            weights = self.repeat_weights(states, rows >= FIRST)
             positive += repeat_gain(rows, weights, targets)
             negative += shared_repeat_gain(rows, weights, negatives)
         else:

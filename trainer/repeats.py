@@ -8,70 +8,45 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainer.history import GAP_BUCKETS, HistoryBatch, gap_buckets
-from transform.tables import FIRST
-
 
 class RepeatWeights(tf_keras.layers.Layer):
     """What a product gains at slot t for each time it was met, at slots j ≤ t:
 
-        weight[t, j] = query(state t) · key(state j) / √dim + bias[t − j] + bias[time between] + [j first] once(state t)
+        weight[t, j] = query(state t) · key(state j) / √dim + bias[t − j]
 
-    A pointer into the history (Vinyals et al. 2015), added to the logits. What is gained by having been met at all is
-    added at the first meeting, so that meeting a product ten times need not be worth ten times as much. It starts at
-    zero everywhere.
+    A pointer into the history (Vinyals et al. 2015), added to the logits. It starts at zero everywhere.
     """
 
-    def __init__(self, dim: int, max_length: int, times: bool, name: str = "repeat_weights") -> None:
-        """Args:
-        dim: of the states.
-        max_length: longest history.
-        times: weights are biased by the time between.
-        name: of the layer.
-        """
+    def __init__(self, dim: int, max_length: int, name: str = "repeat_weights") -> None:
         super().__init__(name=name)
         self.dim = dim
         self.query = tf_keras.layers.Dense(dim, kernel_initializer="zeros", name="query")
         self.key = tf_keras.layers.Dense(dim, name="key")
-        self.once = tf_keras.layers.Dense(1, kernel_initializer="zeros", name="once")
         self.distance_bias = self.add_weight("distance_bias", (max_length,), initializer="zeros")
-        self.time_bias = self.add_weight("time_bias", (GAP_BUCKETS,), initializer="zeros") if times else None
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        for layer in (self.query, self.key, self.once):
-            layer.build((None, self.dim))
+        self.query.build((None, self.dim))
+        self.key.build((None, self.dim))
         super().build(input_shape)
 
-    def call(self, states: tf.Tensor, history: HistoryBatch, newest_only: bool = False) -> tf.Tensor:
-        """Weights of the slots j for the slots t; zero for j > t and where j holds no product of the catalogue.
+    def call(self, states: tf.Tensor, valid: tf.Tensor, newest_only: bool = False) -> tf.Tensor:
+        """Weights of the slots j for the slots t; zero for padding and for j > t.
 
         Args:
             states: [B, L, dim].
-            history: history_rows int32 [B, L]; with `times` history_timestamps int64 [B, L] seconds, 0 = unknown.
+            valid: bool [B, L].
             newest_only: only for the newest t.
 
         Returns:
             [B, L, L], or [B, 1, L] where `newest_only`.
         """
-        rows, length = history["history_rows"], states.shape[1]
+        length = states.shape[1]
         newer = np.arange(length)[-1:] if newest_only else np.arange(length)
         asking = states[:, -1:] if newest_only else states
         weights = tf.matmul(self.query(asking), self.key(states), transpose_b=True) * self.dim**-0.5
         distance = newer[:, np.newaxis] - np.arange(length)
         weights += tf.gather(self.distance_bias, np.maximum(distance, 0))
-        weights += tf.where(first_meetings(rows)[:, tf.newaxis], self.once(asking), 0.0)
-        if self.time_bias is not None:
-            timestamps = history["history_timestamps"]
-            buckets = gap_buckets(timestamps[:, tf.newaxis], tf.gather(timestamps, newer, axis=1)[:, :, tf.newaxis])
-            weights += tf.gather(self.time_bias, buckets)
-        return tf.where((distance >= 0) & (rows >= FIRST)[:, tf.newaxis], weights, 0.0)
-
-
-def first_meetings(rows: tf.Tensor) -> tf.Tensor:
-    """Whether a slot is the first of its history that holds its row: int32 [B, L] → bool [B, L]."""
-    length = rows.shape[1]
-    earlier = np.tri(length, k=-1, dtype=bool)
-    return ~tf.reduce_any((rows[:, :, tf.newaxis] == rows[:, tf.newaxis, :]) & earlier, axis=2)
+        return tf.where((distance >= 0) & valid[:, tf.newaxis, :], weights, 0.0)
 
 
 def repeat_gain(history_rows: tf.Tensor, weights: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,4 @@
-"""How much each interaction counts as a training target: by the type of its event, by how many others the shopper
-has, and against position bias.
+"""How much each interaction counts as a training target: by the type of its event, and against position bias.
 
 Inverse propensity weighting (Joachims, Swaminathan and Schnabel, WSDM 2017): a product clicked where one shopper in
 five looks stands for five shoppers to whom it was as relevant. The weights act on the loss alone. No model reads a
@@ -38,8 +37,8 @@ def load_target_weights(transform_dir: Path, sequences: Sequences, config: Targe
 def target_weights(sequences: Sequences, config: TargetConfig, propensities: Propensities | None) -> np.ndarray:
     """Weight of each interaction as a target: float32 [N], of mean 1 over the training span.
 
-    The weight of its strongest event's type, times the shopper's share, times its inverse propensity. Interactions
-    that are held out weigh 1 and have no part in the mean.
+    The weight of its strongest event's type times its inverse propensity. Interactions that are held out weigh 1 and
+    have no part in the mean.
 
     Args:
         sequences: all interactions.
@@ -55,8 +54,6 @@ def target_weights(sequences: Sequences, config: TargetConfig, propensities: Pro
     for name, weight in config.type_weights.items():
         of_type[EVENT_TYPES[name]] = weight
     weights = of_type[sequences.types[training]]
-    # A wholesaler's thousands would else outweigh hundreds of shoppers, each of whom asks as often as he does.
-    weights = weights * np.repeat(sequences.train_end, sequences.train_end) ** -config.shopper_balance
     if config.inverse_propensity:
         weights = weights * _inverse_propensities(sequences, training, config, propensities)
     if not weights.any():

@@ -26,14 +26,10 @@ def test_gain_in_the_whole_catalogue_by_hand() -> None:
     np.testing.assert_array_equal(gained, [[1, 1, 1, 1, 1, 2, 3, 1], [1, 1, 1, 1, 1, 41, 21, 1]])
 
 
-def history(rows: list[int], times: tuple[int, ...] = (0, 0, 0)) -> dict[str, tf.Tensor]:
-    return {"history_rows": tf.constant([rows]), "history_timestamps": tf.constant([times], tf.int64)}
-
-
-def make_layer(times: bool = False) -> tuple[RepeatWeights, np.ndarray]:
-    layer = RepeatWeights(4, 6, times)
+def make_layer() -> tuple[RepeatWeights, np.ndarray]:
+    layer = RepeatWeights(4, 6)
     states = np.random.default_rng(1).normal(size=(1, 3, 4)).astype(np.float32)
-    layer(states, history([2, 3, 4]))
+    layer(states, tf.ones([1, 3], tf.bool))
     layer.query.kernel.assign(np.random.default_rng(2).normal(size=(4, 4)))
     layer.distance_bias.assign([1, 2, 3, 4, 5, 6])
     return layer, states
@@ -41,42 +37,19 @@ def make_layer(times: bool = False) -> tuple[RepeatWeights, np.ndarray]:
 
 def test_weights_equal_the_formula_and_look_at_nothing_later_and_no_padding() -> None:
     layer, states = make_layer()
-    weights = layer(states, history([0, 3, 4])).numpy()[0]
+    weights = layer(states, np.array([[False, True, True]])).numpy()[0]
     query, key = layer.query(states).numpy()[0], layer.key(states).numpy()[0]
     expected = query @ key.T / 2 + [[1, 0, 0], [2, 1, 0], [3, 2, 1]]
     seen = np.array([[False, False, False], [False, True, False], [False, True, True]])
     np.testing.assert_allclose(weights, np.where(seen, expected, 0), rtol=1e-5)
 
 
-def test_having_been_met_at_all_counts_once() -> None:
-    layer, states = make_layer()
-    plain = layer(states, history([5, 6, 5])).numpy()[0]
-    layer.once.bias.assign([10])
-    # Product 5 is met at slots 0 and 2, product 6 at slot 1: slot 2 adds nothing.
-    added = layer(states, history([5, 6, 5])).numpy()[0] - plain
-    np.testing.assert_allclose(added, [[10, 0, 0], [10, 10, 0], [10, 10, 0]], atol=1e-5)
-
-
-def test_time_between_biases_the_weights() -> None:
-    layer, states = make_layer(times=True)
-    times = (100, 101, 105)
-    plain = layer(states, history([5, 6, 7], times)).numpy()[0]
-    # Buckets: 1 is less than a second, 2 from one, 3 from two, 4 from four seconds on; 0 is unknown.
-    layer.time_bias.assign(np.arange(layer.time_bias.shape[0]))
-    added = layer(states, history([5, 6, 7], times)).numpy()[0] - plain
-    np.testing.assert_allclose(added, [[1, 0, 0], [2, 1, 0], [4, 4, 1]], atol=1e-5)
-    unknown = layer(states, history([5, 6, 7], (0, 0, 105))).numpy()[0] - layer(states, history([5, 6, 7])).numpy()[0]
-    np.testing.assert_allclose(unknown, [[0, 0, 0], [0, 0, 0], [0, 0, 1]], atol=1e-5)
-
-
 def test_newest_only_is_the_last_slot() -> None:
-    layer, states = make_layer(times=True)
-    layer.once.bias.assign([10])
-    layer.time_bias.assign(np.arange(layer.time_bias.shape[0]))
-    batch = history([5, 6, 5], (100, 101, 105))
-    np.testing.assert_allclose(layer(states, batch, newest_only=True)[:, 0], layer(states, batch)[:, -1], rtol=1e-6)
+    layer, states = make_layer()
+    valid = tf.ones([1, 3], tf.bool)
+    np.testing.assert_allclose(layer(states, valid, newest_only=True)[:, 0], layer(states, valid)[:, -1], rtol=1e-6)
 
 
 def test_it_starts_without_an_opinion() -> None:
-    weights = RepeatWeights(4, 6, times=True)(tf.ones([1, 3, 4]), history([5, 6, 5]))
+    weights = RepeatWeights(4, 6)(tf.ones([1, 3, 4]), tf.ones([1, 3], tf.bool))
     assert np.all(weights.numpy() == 0)

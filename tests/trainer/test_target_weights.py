@@ -62,15 +62,6 @@ def test_types_weigh_as_configured_and_1_where_they_are_not_named() -> None:
     assert found.dtype == np.float32
 
 
-def test_shoppers_may_count_the_same_whatever_they_did() -> None:
-    # Ann's three weigh 1/3 each and bob's one 1: mean 1/2. By half of that: 1/√3 and 1, mean (√3 + 1) / 4.
-    found = target_weights(shop(), TargetConfig(shopper_balance=1), None)
-    assert found == pytest.approx([2 / 3, 2 / 3, 2 / 3, 1.0, 2.0])
-    found = target_weights(shop(), TargetConfig(shopper_balance=0.5), None)
-    mean = (np.sqrt(3) + 1) / 4
-    assert found == pytest.approx([3**-0.5 / mean] * 3 + [1.0, 1 / mean])
-
-
 def test_a_weight_of_nothing_leaves_a_type_out() -> None:
     found = target_weights(shop(), TargetConfig(type_weights={"view": 0}), None)
     assert found.tolist() == [0.0, 0.0, 4.0, 1.0, 0.0]
