@@ -2,8 +2,11 @@
 
 import tensorflow as tf
 
-from trainer.data import Catalogue
-from trainer.item_encoder import ItemEncoder
+from trainer.data import Catalogue, Words
+from trainer.item_encoder import Features, ItemEncoder
+from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
+
+_WORDS_AT_ONCE = 65_536
 
 
 class CatalogueEncoder:
@@ -16,7 +19,9 @@ class CatalogueEncoder:
         self.item_encoder = item_encoder
         self.size = catalogue.size
         self._id_rows = tf.constant(catalogue.id_rows)
-        self._features = {name: tf.constant(values) for name, values in catalogue.features.items()}
+        self._features: Features = {name: tf.constant(values) for name, values in catalogue.features.items()} | {
+            name: _texts(words, item_encoder.texts[name].ngram_buckets) for name, words in catalogue.words.items()
+        }
 
     def table(self, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors of the whole catalogue, [V, dim]; row 0 (padding) is zero."""
@@ -24,8 +29,16 @@ class CatalogueEncoder:
 
     def vectors(self, rows: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors of some catalogue rows: int32 [N] → [N, dim]."""
-        features = {name: tf.gather(values, rows) for name, values in self._features.items()}
-        return self.item_encoder.encode(features, tf.gather(self._id_rows, rows), training, seed)
+        return self.item_encoder.encode(self.features(rows), tf.gather(self._id_rows, rows), training, seed)
+
+    def features(self, rows: tf.Tensor) -> Features:
+        """What the item encoder reads of some catalogue rows, int32 [N]."""
+        return {
+            name: values._replace(places=tf.gather(values.places, rows))
+            if isinstance(values, Texts)
+            else tf.gather(values, rows)
+            for name, values in self._features.items()
+        }
 
     def gather(self, rows: list[tf.Tensor], training: bool = False, seed: tf.Tensor | None = None) -> list[tf.Tensor]:
         """Vectors of several tensors of rows [...] → [..., dim], encoding whichever is fewer: the catalogue or them."""
@@ -36,3 +49,13 @@ class CatalogueEncoder:
         flat = self.vectors(tf.concat([tf.reshape(row, [-1]) for row in rows], axis=0), training, seed)
         parts = tf.split(flat, sizes)
         return [tf.reshape(part, [*row.shape, self.item_encoder.dim]) for part, row in zip(parts, rows, strict=True)]
+
+
+def _texts(words: Words, buckets: int) -> Texts:
+    """Texts of a catalogue, with the n-grams of their words where the encoder reads them."""
+    ngrams = tf.zeros([len(words.strings), NGRAMS], tf.int32)
+    if buckets:
+        starts = range(0, len(words.strings), _WORDS_AT_ONCE)
+        blocks = [words.strings[start : start + _WORDS_AT_ONCE].tolist() for start in starts]
+        ngrams = tf.concat([hashed_ngrams(tf.constant(block), buckets) for block in blocks], axis=0)
+    return Texts(tf.constant(words.ids), ngrams, tf.constant(words.places))

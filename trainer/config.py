@@ -105,6 +105,8 @@ class RetrievalConfig:
     mined_positions: Positive = 100_000
     # Share of products whose id embedding is hidden in a step, so that content alone learns to place them.
     id_dropout: Share = 0.1
+    # Numbers that the n-grams of words share (trainer/text_encoder.py); 0 = words of the vocabulary only.
+    ngram_buckets: Count = 8_192
     dropout: Share = 0.1
 
 
@@ -148,6 +150,7 @@ class RankerConfig:
     heads: Positive = 2
     dropout: Share = 0.2
     id_dropout: Share = 0.1
+    ngram_buckets: Count = 8_192
     # Products met before: what each gains or loses by it is learned, or (where nobody takes a product twice and seen
     # products are never answered) they are no rivals of the target in the loss and gain nothing.
     repeats: Literal["learned", "excluded"] = "learned"

@@ -1,15 +1,17 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.feature_schema import read_schema
-from transform.tables import FIRST, RESERVED_LINES
+from transform.feature_schema import VOCABULARY_FOLDER, read_schema, read_vocabulary, tokenize
+from transform.tables import FIRST, RESERVED_LINES, UNKNOWN
 
 _PARSE_BATCH = 1_024
 _INTEGERS: dict[str, type[np.generic]] = {
@@ -33,6 +35,30 @@ class DamagedRecordError(ValueError):
 
 
 @dataclass(frozen=True)
+class Words:
+    """The texts of a catalogue as the words they are made of, each word once."""
+
+    strings: np.ndarray  # object [W]; 0 is "", no word
+    ids: np.ndarray  # int32 [W] in the feature's vocabulary
+    places: np.ndarray  # int32 [V, length]: which word stands where
+
+    @classmethod
+    def of(cls, texts: np.ndarray, vocabulary: Sequence[str], length: int) -> "Words":
+        """The first `length` words of texts, object [V], by a vocabulary with its reserved lines."""
+        lists = tokenize(pa.array(texts.tolist(), pa.string()))
+        starts, stops = lists.offsets.to_numpy()[:-1], lists.offsets.to_numpy()[1:]
+        encoded = lists.values.dictionary_encode()
+        places = np.zeros((len(texts), length), np.int32)
+        for slot in range(length):
+            there = starts + slot < stops
+            places[there, slot] = 1 + encoded.indices.to_numpy()[starts[there] + slot]
+        known = pc.index_in(encoded.dictionary, value_set=pa.array(vocabulary[FIRST:], pa.string()))
+        ids = pc.fill_null(known, UNKNOWN - FIRST).to_numpy() + FIRST
+        strings = np.array(["", *encoded.dictionary.to_pylist()], dtype=object)
+        return cls(strings, np.concatenate([[0], ids]).astype(np.int32), places)
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """Every product, in arrays aligned by catalogue row; rows 0 (padding) and 1 (unknown) are reserved and empty."""
 
@@ -47,6 +73,7 @@ class Catalogue:
     categories: np.ndarray  # object [V], path, "" = absent
     prices: np.ndarray  # float32 [V], NaN = absent
     images: list[bytes]  # [V], b"" = none
+    words: dict[str, Words] = field(default_factory=dict)  # of each text feature
 
     @property
     def size(self) -> int:
@@ -135,8 +162,19 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
             f"{transform_dir}: the items TFRecords hold {seen} products, the feature schema says {size - FIRST}. "
             "Run `tandem transform` again."
         )
+    texts = {"title": titles}
+    words = {
+        feature.name: Words.of(
+            texts[feature.name],
+            read_vocabulary(transform_dir / VOCABULARY_FOLDER / feature.vocabulary),
+            feature.length,
+        )
+        for feature in schema.item
+        if feature.kind == Feature.TEXT
+    }
     return Catalogue(
-        schema, item_ids, id_rows, features, train_counts, known_from, available, titles, categories, prices, images
+        *(schema, item_ids, id_rows, features, train_counts, known_from, available),
+        *(titles, categories, prices, images, words),
     )
 
 

@@ -7,13 +7,17 @@ import tf_keras
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.sharded_embedding import ShardedEmbedding, Table, gather
+from trainer.text_encoder import TextEncoder, Texts, mean_embedding
 from transform.tables import PADDING, UNKNOWN
+
+# int32 ids [N, length] (0 = absent), float32 [N, 1] (NaN = absent), or texts.
+Features = Mapping[str, tf.Tensor | Texts]
 
 
 class ItemEncoder(tf_keras.layers.Layer):
     """Features of products → one vector each; holds no catalogue, so that it serves products it has never seen.
 
-        content = W₂ gelu(W₁ [mean embedding of each list of ids; price, price missing])
+        content = W₂ gelu(W₁ [mean embedding of each list of ids; text; price, price missing])
         gate    = sigmoid(G [id; content])
         item    = gate · id + (1 − gate) · content
 
@@ -30,6 +34,7 @@ class ItemEncoder(tf_keras.layers.Layer):
         schema: FeatureSchema,
         dim: int,
         id_dropout: float,
+        ngram_buckets: int,
         name: str = "item_encoder",
         embedding_devices: tuple[str, ...] = (),
     ) -> None:
@@ -37,6 +42,7 @@ class ItemEncoder(tf_keras.layers.Layer):
         schema: of the products.
         dim: length of a vector.
         id_dropout: share of products whose id training hides.
+        ngram_buckets: see `TextEncoder`.
         name: of the layer.
         embedding_devices: among which the id embedding is divided; none = it is not.
         """
@@ -49,7 +55,12 @@ class ItemEncoder(tf_keras.layers.Layer):
         self.feature_embeddings = {
             feature.name: self._embedding(feature.name, int(feature.vocabulary_size))
             for feature in schema.item
-            if feature.kind != Feature.NUMERIC
+            if feature.kind == Feature.CATEGORICAL
+        }
+        self.texts = {
+            feature.name: TextEncoder(int(feature.vocabulary_size), dim, ngram_buckets, feature.name)
+            for feature in schema.item
+            if feature.kind == Feature.TEXT
         }
         if self.item_features:
             width = sum(2 if feature.kind == Feature.NUMERIC else dim for feature in schema.item)
@@ -59,7 +70,7 @@ class ItemEncoder(tf_keras.layers.Layer):
 
     def encode(
         self,
-        features: Mapping[str, tf.Tensor],
+        features: Features,
         id_rows: tf.Tensor,
         training: bool = False,
         seed: tf.Tensor | None = None,
@@ -67,7 +78,7 @@ class ItemEncoder(tf_keras.layers.Layer):
         """Vectors of products.
 
         Args:
-            features: name → int32 ids [N, length] (0 = absent), or float32 [N, 1] (NaN = absent).
+            features: of N products, by name.
             id_rows: int32 [N] id-embedding rows; 0 = padding, whose vector is zero; 1 = out of vocabulary.
             training: hides the ids of a random share of products, the same products for every row of one call.
             seed: int32 [2], required in training.
@@ -95,28 +106,23 @@ class ItemEncoder(tf_keras.layers.Layer):
     def _embedding(self, name: str, size: int) -> tf.Variable:
         return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=_small())
 
-    def _content(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def _content(self, features: Features) -> tf.Tensor:
         """[N, dim] from content alone."""
         parts = []
         for name, kind in self.item_features:
             if kind == Feature.NUMERIC:
                 missing = tf.math.is_nan(features[name])
                 parts += [tf.where(missing, 0.0, features[name]), tf.cast(missing, tf.float32)]
+            elif kind == Feature.TEXT:
+                parts.append(self.texts[name](features[name]))
             else:
-                parts.append(_mean_embedding(self.feature_embeddings[name], features[name]))
+                parts.append(mean_embedding(self.feature_embeddings[name], features[name]))
         return self.content_output(self.content_hidden(tf.concat(parts, axis=-1)))
 
 
 def _small() -> tf_keras.initializers.Initializer:
     """What is learned soon outweighs what was drawn (ids start near one another)."""
     return tf_keras.initializers.RandomNormal(stddev=0.02)
-
-
-def _mean_embedding(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Mean over the ids that are not padding, zero where there is none: ids [N, length] → [N, dim]."""
-    present = tf.cast(ids != PADDING, tf.float32)
-    total = tf.reduce_sum(tf.gather(table, ids) * present[..., tf.newaxis], axis=1)
-    return total / tf.maximum(tf.reduce_sum(present, axis=1, keepdims=True), 1.0)
 
 
 def _dense(units: int, width: int, name: str, activation: str | None = None) -> tf_keras.layers.Dense:

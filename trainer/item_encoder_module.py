@@ -11,6 +11,7 @@ from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.retrieval import RetrievalModel
 from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable
+from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
 from transform.feature_schema import TOKEN_PATTERN, TOKEN_REWRITES
 from transform.tables import CATEGORY_SEPARATOR, PADDING, UNKNOWN
 
@@ -70,10 +71,16 @@ class ItemEncoderModule(tf.Module):
         model = self._model.value
         return {"embedding": model.project_items(model.item_encoder.encode(features, id_rows))}
 
-    def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
-        """What the model takes for a feature: int32 ids [B, length], or float32 [B, 1]."""
+    def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor | Texts:
+        """What the model takes for a feature of B products."""
         if feature.kind == Feature.NUMERIC:
             return normalised(values, feature.mean, feature.stddev)
+        if feature.kind == Feature.TEXT:
+            words = tokens(values, feature.length)
+            flat, buckets = tf.reshape(words, [-1]), self._model.value.item_encoder.texts[feature.name].ngram_buckets
+            ngrams = hashed_ngrams(flat, buckets) if buckets else tf.zeros([tf.size(flat), NGRAMS], tf.int32)
+            places = tf.reshape(tf.range(tf.size(flat)), tf.shape(words))
+            return Texts(self.tables[feature.name](flat), ngrams, places)
         lists = _LISTS.get(feature.name, single)(values, feature.length)
         return self.tables[feature.name](lists)
 
@@ -123,5 +130,4 @@ def _as_they_are(values: tf.Tensor, length: int) -> tf.Tensor:
 _LISTS: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
     "category": category_prefixes,
     "attributes": _as_they_are,
-    "title": tokens,
 }

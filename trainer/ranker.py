@@ -47,7 +47,8 @@ class Ranker(tf_keras.Model):
         super().__init__()
         self.config = config
         self.item_encoder = ItemEncoder(
-            catalogue.schema, config.dim, config.id_dropout, embedding_devices=config.training.embedding_devices
+            *(catalogue.schema, config.dim, config.id_dropout, config.ngram_buckets),
+            embedding_devices=config.training.embedding_devices,
         )
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         # Gradients of the softmax need no more digits than those of the layers.

@@ -39,7 +39,8 @@ class RetrievalModel(tfrs.models.Model):
         self.temperature = config.temperature
         schema = catalogue.schema
         self.item_encoder = ItemEncoder(
-            schema, config.dim, config.id_dropout, embedding_devices=config.training.embedding_devices
+            *(schema, config.dim, config.id_dropout, config.ngram_buckets),
+            embedding_devices=config.training.embedding_devices,
         )
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.history_embedding = HistoryEmbedding(

@@ -14,7 +14,7 @@ BLACK, WHITE, NEW = 3, 4, (24, 25)
 
 
 def make_encoder(id_dropout: float = 0.0) -> CatalogueEncoder:
-    return CatalogueEncoder(CATALOGUE, ItemEncoder(CATALOGUE.schema, 8, id_dropout))
+    return CatalogueEncoder(CATALOGUE, ItemEncoder(CATALOGUE.schema, 8, id_dropout, ngram_buckets=0))
 
 
 def test_padding_is_zero() -> None:
@@ -54,8 +54,8 @@ def test_content_places_products_without_an_id_of_their_own() -> None:
 
 
 def test_a_missing_price_is_not_the_average_price() -> None:
-    encoder = make_encoder().item_encoder
-    features = {name: values[WHITE : WHITE + 1] for name, values in CATALOGUE.features.items()}
+    products = make_encoder()
+    encoder, features = products.item_encoder, products.features(tf.constant([WHITE]))
     ids = tf.constant([WHITE])
     average = encoder.encode({**features, "price": np.array([[0.0]], np.float32)}, ids)
     missing = encoder.encode({**features, "price": np.array([[np.nan]], np.float32)}, ids)
@@ -64,8 +64,8 @@ def test_a_missing_price_is_not_the_average_price() -> None:
 
 
 def test_lists_of_ids_are_averaged_without_their_padding() -> None:
-    encoder = make_encoder().item_encoder
-    features = {name: values[WHITE : WHITE + 1] for name, values in CATALOGUE.features.items()}
+    products = make_encoder()
+    encoder, features = products.item_encoder, products.features(tf.constant([WHITE]))
     once = encoder.encode({**features, "attributes": np.array([[3, 0]], np.int32)}, tf.constant([WHITE]))
     twice = encoder.encode({**features, "attributes": np.array([[3, 3]], np.int32)}, tf.constant([WHITE]))
     np.testing.assert_allclose(once, twice, atol=1e-6)
@@ -74,7 +74,7 @@ def test_lists_of_ids_are_averaged_without_their_padding() -> None:
 def test_hidden_ids_become_the_out_of_vocabulary_id() -> None:
     encoder = make_encoder(id_dropout=0.5)
     shown, trained = encoder.table().numpy(), encoder.table(training=True, seed=SEED).numpy()
-    features = dict(CATALOGUE.features)
+    features = encoder.features(tf.range(CATALOGUE.size))
     unknown = encoder.item_encoder.encode(features, tf.constant((CATALOGUE.id_rows > 0).astype(np.int32))).numpy()
     hidden = ~np.isclose(shown, trained, atol=1e-6).all(axis=1)
     assert 5 <= hidden.sum() <= 20
@@ -92,7 +92,7 @@ def test_a_step_hides_the_same_products_everywhere() -> None:
 
 def test_without_content_an_item_is_its_id_and_nothing_is_hidden() -> None:
     catalogue = checkerboard_catalogue(content=False)
-    encoder = CatalogueEncoder(catalogue, ItemEncoder(catalogue.schema, 8, id_dropout=0.9))
+    encoder = CatalogueEncoder(catalogue, ItemEncoder(catalogue.schema, 8, id_dropout=0.9, ngram_buckets=0))
     expected = tf.gather(encoder.item_encoder.id_embedding, catalogue.id_rows).numpy()
     expected[0] = 0
     np.testing.assert_array_equal(encoder.table(training=True, seed=SEED), expected)

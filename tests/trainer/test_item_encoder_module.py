@@ -16,7 +16,7 @@ from protos.feature_schema_pb2 import Feature, FeatureSchema
 from tests.trainer.exported import ServedModel
 from tests.trainer.worlds import checkerboard_catalogue
 from trainer.config import RetrievalConfig
-from trainer.data import Catalogue
+from trainer.data import Catalogue, Words
 from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, normalised, tokens
 from trainer.retrieval import RetrievalModel
 from trainer.string_tables import write_asset
@@ -91,6 +91,7 @@ def read_by_the_transform() -> dict[str, np.ndarray]:
 def catalogue() -> Catalogue:
     none = np.zeros(5, np.int64)
     empty = np.full(5, "", object)
+    titles = np.array(["", "", *TITLES], dtype=object)
     return Catalogue(
         schema=SCHEMA,
         item_ids=np.array(["", "\x01", "a", "b", "c"], dtype=object),
@@ -100,10 +101,11 @@ def catalogue() -> Catalogue:
         train_counts=none,
         known_from=none,
         available=np.array([False, False, True, True, True]),
-        titles=empty,
+        titles=titles,
         categories=empty,
         prices=np.full(5, np.nan, np.float32),
         images=[b""] * 5,
+        words={"title": Words.of(titles, ("", "\x01", *WORDS["title"]), LENGTH)},
     )
 
 
@@ -135,7 +137,7 @@ def raw_content() -> dict[str, object]:
 
 def test_content_alone_gives_the_vector_of_a_product_without_an_id(served: ServedModel, model: RetrievalModel) -> None:
     embedding = served("serving_default", **raw_content())["embedding"]
-    features = {name: tf.constant(values[2:]) for name, values in read_by_the_transform().items()}
+    features = model.products.features(tf.constant([2, 3, 4]))
     expected = model.project_items(model.item_encoder.encode(features, tf.ones([3], tf.int32)))
     np.testing.assert_allclose(embedding, expected, atol=1e-6)
 
@@ -148,6 +150,16 @@ def test_known_product_gets_the_vector_that_the_index_holds(served: ServedModel,
 def test_unknown_product_is_placed_by_its_content(served: ServedModel) -> None:
     stranger = served("serving_default", **raw_content(), item_id=["x", "", "\x01"])["embedding"]
     np.testing.assert_array_equal(stranger, served("serving_default", **raw_content())["embedding"])
+
+
+def test_words_of_the_catalogue_are_those_of_the_transform(catalogue: Catalogue) -> None:
+    words = catalogue.words["title"]
+    np.testing.assert_array_equal(words.ids[words.places], catalogue.features["title"])
+
+
+def test_unknown_words_are_told_apart_by_their_letters(served: ServedModel) -> None:
+    shoes, mice = served("serving_default", title=["shoelaces shoehorn", "mousetrap"])["embedding"]
+    assert np.abs(shoes - mice).max() > 1e-3
 
 
 def test_title_alone_is_enough(served: ServedModel) -> None:

@@ -45,7 +45,8 @@ def next_day(catalogue: Catalogue) -> Catalogue:
     swapped = {FIRST: FIRST + 1, FIRST + 1: FIRST}
     features["category"] = np.vectorize(lambda number: swapped.get(number, number))(features["category"])
     features["category"] = features["category"].astype(np.int32)
-    return replace(catalogue, item_ids=item_ids, id_rows=id_rows, features=features)
+    words = {name: replace(values, places=values.places[order]) for name, values in catalogue.words.items()}
+    return replace(catalogue, item_ids=item_ids, id_rows=id_rows, features=features, words=words)
 
 
 def first_day() -> Catalogue:
@@ -94,9 +95,8 @@ def test_products_keep_their_vectors_and_new_ones_start_from_content(
     assert (len(outcome.kept_rows), outcome.added, outcome.dropped) == (18, 3, 3)
     then = {name: row for row, name in enumerate(first_day().item_ids)}
     before, now = previous.item_table().numpy(), current.item_table().numpy()
-    unknown = previous.item_encoder.encode(
-        {name: values[::-1] for name, values in first_day().features.items()}, np.full(catalogue.size, UNKNOWN)
-    ).numpy()
+    backwards = previous.products.features(tf.range(catalogue.size)[::-1])
+    unknown = previous.item_encoder.encode(backwards, np.full(catalogue.size, UNKNOWN)).numpy()
     for row in range(FIRST, catalogue.size):
         name = catalogue.item_ids[row]
         if row in outcome.kept_rows:
@@ -150,7 +150,7 @@ class Shop(tf_keras.Model):
 
     def __init__(self, catalogue: Catalogue, embedding_devices: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.item_encoder = ItemEncoder(catalogue.schema, 8, 0.0, embedding_devices=embedding_devices)
+        self.item_encoder = ItemEncoder(catalogue.schema, 8, 0.0, ngram_buckets=0, embedding_devices=embedding_devices)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.turn = self.add_weight("turn", (8, 8), initializer="orthogonal")
 

@@ -10,15 +10,17 @@ import tensorflow as tf
 
 from protos.events_pb2 import EventType
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from trainer.data import Catalogue, Sequences
+from trainer.data import Catalogue, Sequences, Words
 from transform.feature_schema import VOCABULARY_FOLDER, write_schema, write_vocabulary
-from transform.tables import FIRST, POSITION_COUNTS_FILE, RESERVED_LINES, SURFACES_FILE
+from transform.tables import FIRST, POSITION_COUNTS_FILE, RESERVED_LINES, SURFACES_FILE, UNKNOWN
 
 DAY = 86_400
 START = 1_700_000_000
 ITEMS_PER_GROUP = 12
 USERS_PER_GROUP = 16
 COLOURS = ("black", "white")
+# By id, from FIRST: white products have even rows.
+TITLE_WORDS = ("white", "black", "grey", "green")
 
 
 def checkerboard_schema(items: int, id_embedding_size: int, has_timestamps: bool) -> FeatureSchema:
@@ -68,7 +70,8 @@ def checkerboard_catalogue(has_timestamps: bool = True, new_items: int = 2, cont
         "brand": column(FIRST + colour),
         "attributes": column(FIRST + colour, none),
         "price": ((np.log1p(prices) - 2.0) / 1.0)[:, np.newaxis].astype(np.float32),
-        "title": column(FIRST + colour, np.full(items, FIRST + 2), none, none),
+        # The number is a word that the vocabulary lacks.
+        "title": column(FIRST + colour, np.full(items, UNKNOWN), none, none),
     }
     if not content:
         del schema.item[:]
@@ -76,6 +79,7 @@ def checkerboard_catalogue(has_timestamps: bool = True, new_items: int = 2, cont
     train_counts = np.zeros(size, np.int64)
     train_counts[FIRST : FIRST + old] = USERS_PER_GROUP
     names = [f"{COLOURS[1 - group]}-{row}" for row, group in zip(rows, colour, strict=True)]
+    titles = np.array(["", "", *names], dtype=object)
     return Catalogue(
         schema=schema,
         item_ids=np.array([*RESERVED_LINES, *names], dtype=object),
@@ -84,7 +88,8 @@ def checkerboard_catalogue(has_timestamps: bool = True, new_items: int = 2, cont
         train_counts=train_counts,
         known_from=np.concatenate([[0, 0], np.full(items, START - DAY)]).astype(np.int64),
         available=np.concatenate([[False, False], np.full(items, True)]),
-        titles=np.array(["", "", *names], dtype=object),
+        titles=titles,
+        words={"title": Words.of(titles, (*RESERVED_LINES, *TITLE_WORDS), 4)} if content else {},
         categories=np.array(["", "", *(COLOURS[1 - group] for group in colour)], dtype=object),
         prices=prices,
         images=[b""] * size,
@@ -144,6 +149,7 @@ def write_transform(directory: Path, catalogue: Catalogue, sequences: Sequences)
     for feature in (*catalogue.schema.item, *catalogue.schema.context):
         if feature.vocabulary:
             words = [f"{feature.name}-{number}" for number in range(FIRST, feature.vocabulary_size)]
+            words = list(TITLE_WORDS) if feature.name == "title" else words
             write_vocabulary(vocabularies / feature.vocabulary, words)
     write_position_counts(directory, [], [])
     split = {"method": "leave_one_out", "validation_start": None, "test_start": None}
