@@ -30,7 +30,9 @@ def make_shop() -> Catalogue:
     prices = np.full(SIZE, np.nan, np.float32)
     prices[3], prices[4] = 1, 3
     counts = np.arange(SIZE, dtype=np.int64)
-    return replace(make_catalogue(SIZE, {3: NOW - DAY, 4: 1}), prices=prices, train_counts=counts)
+    shop = replace(make_catalogue(SIZE, {3: NOW - DAY, 4: 1}), prices=prices, train_counts=counts)
+    shop.schema.item.add(name="price", kind=Feature.NUMERIC)
+    return shop
 
 
 def make_candidates(
