@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Feature
 from tests.trainer.small_shop import PURCHASE, VIEW, make_catalogue
 from trainer.candidate_features import (
     CANDIDATE_GROUPS,
