@@ -68,7 +68,8 @@ def read_products(items: Path, dead_letters: Path, max_bad_share: float) -> tupl
     """
     source = open_source(items, "items")
     products, report = read_whole(source, ItemRows(), dead_letters)
-    check_report(source, report, max(max_bad_share, 1 / source.rows), dead_letters, "--max-bad-share")
+    allowed = 1.0 if sum(report.rejected.values()) == 1 else max_bad_share
+    check_report(source, report, allowed, dead_letters, "--max-bad-share")
     return products, report
 
 

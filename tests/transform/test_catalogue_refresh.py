@@ -217,7 +217,7 @@ def test_too_many_bad_rows_are_refused(tmp_path: Path) -> None:
     rows = [{"item_id": "x", "price": -1.0}, {"item_id": "", "price": 2.0}, {"item_id": "z", "price": 2.0}]
     data = write(tmp_path / "new", "items", rows)
     with pytest.raises(
-        DataError, match=r"2 of 3 rows .* are bad .*--max-bad-share allows 33.33%.*raise --max-bad-share"
+        DataError, match=r"2 of 3 rows .* are bad .*--max-bad-share allows 1.00%.*raise --max-bad-share"
     ):
         read_products(data, tmp_path / "dead", 0.01)
     assert read_products(data, tmp_path / "dead", 0.7)[1].spilled == 1
