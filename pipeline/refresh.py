@@ -128,9 +128,9 @@ def _export(run: Path, partial: Path, settings: dict[str, Any]) -> dict[str, Any
     from trainer.data import load_catalogue
     from trainer.export import INDEX_REPORT, export
 
-    models = (step_directory(run, name) for name in ("train-retrieval", "train-ranker", "train-head"))
+    retrieval, ranker, head = (step_directory(run, f"train-{name}") for name in ("retrieval", "ranker", "head"))
     log_dir = run / "tensorboard" / REFRESH
-    export(partial / CATALOGUE, *models, partial, ExportConfig(**settings), log_dir)
+    export(partial / CATALOGUE, retrieval, ranker, head, partial, ExportConfig(**settings), log_dir)
     write_product_lookup(load_catalogue(partial / CATALOGUE), partial / PRODUCTS_FILE)
     index: dict[str, Any] = json.loads((partial / INDEX_REPORT).read_text(encoding="utf-8"))
     return index

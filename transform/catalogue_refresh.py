@@ -232,12 +232,12 @@ def _integers(examples: Sequence[Example], name: str, default: int) -> np.ndarra
 
 def _column(examples: Sequence[Example], name: str, like: Column) -> Column:
     """A feature as it stands in Examples, of the kind that `like` has."""
-    raw = isinstance(like.values, list)
-    kind = "bytes_list" if raw else "float_list" if like.values.dtype == np.float32 else "int64_list"
+    kept = like.values
+    kind = "bytes_list" if isinstance(kept, list) else "float_list" if kept.dtype == np.float32 else "int64_list"
     lists = [_values(example, name, kind) for example in examples]
     offsets = np.concatenate([[0], np.cumsum([len(values) for values in lists])]).astype(np.int64)
     flat = [value for values in lists for value in values]
-    return Column(flat if raw else np.array(flat, like.values.dtype), offsets)
+    return Column(flat if isinstance(kept, list) else np.array(flat, kept.dtype), offsets)
 
 
 def _absent(column: Column) -> int:

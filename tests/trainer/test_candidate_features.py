@@ -136,5 +136,11 @@ def test_data_without_clock_and_prices_have_no_feature_that_needs_them() -> None
     assert [group.names for group in groups_of(SHOPPER_GROUPS, bare, ALL)] == [("log_history_length",)]
 
 
+def test_whether_prices_are_read_does_not_depend_on_the_products_of_the_day() -> None:
+    shop = make_shop()
+    shop.prices[:] = np.nan
+    assert "price" in [group.part for group in groups_of(CANDIDATE_GROUPS, shop, ALL)]
+
+
 def test_parts_that_are_off_are_left_out() -> None:
     assert [group.part for group in groups_of(CANDIDATE_GROUPS, make_shop(), ["price", "age"])] == ["age", "price"]
