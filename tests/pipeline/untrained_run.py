@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 
 from pipeline.chain import STEPS
 from pipeline.config import Config
@@ -58,10 +59,10 @@ def make_run(folder: Path, products: int, shoppers: int, config: Config = SMALL)
     return run
 
 
-def _untrained(kind: str, make: Callable[..., tf.keras.Model]) -> Callable[[Config, Place], None]:
+def _untrained(kind: str, make: Callable[..., tf_keras.Model]) -> Callable[[Config, Place], None]:
     def save(config: Config, place: Place) -> None:
         catalogue = load_catalogue(place.step("transform"))
-        tf.keras.utils.set_random_seed(3)
+        tf_keras.utils.set_random_seed(3)
         settings = getattr(config, kind)
         model = make(catalogue, settings)
         # Weights as they start are so small that nearly everything is a tie.
