@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_chain_arguments(one)
     publish = _command(commands, "publish", _publish, "reads RUN/steps/export; writes RUN/export/<model>/<version>")
     publish.add_argument("run", type=Path, metavar="RUN")
+    _add_refresh(commands)
     report = _command(commands, "report", _report, "reads a run's results; writes RUN/metrics.json, RUN/report.html")
     report.add_argument("run", type=Path, metavar="RUN")
     _add_serve(commands)
@@ -113,6 +114,26 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--items", type=Path, default=None, help="file of products (CSV, TSV, JSON lines, Parquet)")
     parser.add_argument("--max-bad-share", type=float, default=0.01, help="stop if more of the rows are bad")
+
+
+def _add_refresh(commands: argparse._SubParsersAction) -> None:
+    about = (
+        "brings new, changed and withdrawn products into a run's models without training; reads --items and the run's "
+        "steps; writes RUN/steps/refresh, RUN/export/<model>/<version>, RUN/refresh.json and, for bad rows, "
+        "RUN/dead_letter/refresh. A second refresh builds on the first. A later `tandem run` over new data starts from "
+        "its own transform again: give it the whole catalogue"
+    )
+    parser = _command(commands, "refresh", _refresh, about)
+    parser.add_argument(
+        "--items",
+        type=Path,
+        required=True,
+        help="items.parquet in canonical form, or its folder; `available` false withdraws a product",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run folder with a finished export")
+    parser.add_argument(
+        "--max-bad-share", type=float, default=None, help="stop if more of the rows are bad; as in the run's transform"
+    )
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
@@ -183,6 +204,12 @@ def _publish(parsed: argparse.Namespace) -> None:
     from pipeline.publish import publish
 
     publish(parsed.run)
+
+
+def _refresh(parsed: argparse.Namespace) -> None:
+    from pipeline.refresh import refresh, summary
+
+    print(summary(refresh(parsed.items, parsed.run, parsed.max_bad_share)))
 
 
 def _report(parsed: argparse.Namespace) -> None:

@@ -7,17 +7,19 @@ import shutil
 from pathlib import Path
 
 from pipeline.answer_table import PRODUCTS_FILE
-from pipeline.runner import RECORD, StepError, step_directory
+from pipeline.runner import StepError, read_record, step_directory
 
 log = logging.getLogger(__name__)
 
 MODELS = ("recommender", "item_encoder")
+# Folder of steps/ that holds the last refresh under its number.
+REFRESH = "refresh"
 # Beside the warm-up requests; TensorFlow Serving ignores what it does not know there.
 ORIGIN = Path("assets.extra") / "published.json"
 
 
 def publish(run: Path) -> int:
-    """Publishes what the export step made; does nothing if it is the newest version already.
+    """Publishes what the export step made, or the last refresh of it; nothing if it is the newest version already.
 
     Both models get the same version number. Files are hard links: no second copy on disk, and the version stays
     whole when the step's folder is replaced.
@@ -28,10 +30,11 @@ def publish(run: Path) -> int:
     Raises:
         StepError: there is no finished export.
     """
-    source = step_directory(run, "export")
-    if not (source / RECORD).is_file():
+    exported = read_record(step_directory(run, "export"))
+    if exported is None:
         raise StepError(f"{run} holds no finished export: run `tandem export` (or `tandem run`) first.")
-    fingerprint = json.loads((source / RECORD).read_text(encoding="utf-8"))["fingerprint"]
+    source = newest_refresh(run, exported["fingerprint"]) or step_directory(run, "export")
+    fingerprint = (read_record(source) or exported)["fingerprint"]
     export = run / "export"
     newest = max((newest_version(export / model) for model in MODELS), default=0)
     if newest and all(_fingerprint(export / model / str(newest)) == fingerprint for model in MODELS):
@@ -49,6 +52,14 @@ def publish(run: Path) -> int:
     _link(source / PRODUCTS_FILE, run / PRODUCTS_FILE)
     log.info("publish: version %d is at %s", version, export / MODELS[0] / str(version))
     return version
+
+
+def newest_refresh(run: Path, export: str) -> Path | None:
+    """Folder of the last refresh of the export with that fingerprint; None where it has not been refreshed."""
+    refreshes = step_directory(run, REFRESH)
+    newest = refreshes / str(newest_version(refreshes))
+    record = read_record(newest)
+    return newest if record is not None and record["export"] == export else None
 
 
 def _link(source: Path, target: Path) -> None:

@@ -208,6 +208,7 @@ def _index(index: Mapping[str, Any]) -> list[tuple[str, str]]:
         "ms_per_query": ("One query", lambda value: f"{value:.2f} ms"),
         "ms_per_query_brute_force": ("One query by brute force", lambda value: f"{value:.2f} ms"),
         "build_seconds": ("Built and tuned in", duration),
+        "embedding_seconds": ("Products embedded in", duration),
         "n": ("Products in it", count),
         "dim": ("Dimensions", count),
         "queries": ("Held-out shoppers asked", count),

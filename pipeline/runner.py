@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -71,7 +71,7 @@ def run_steps(steps: Sequence[Step], config: Config, data: Path, run: Path, only
     Raises:
         StepError: another process works in this run, the folder cannot be written, or `only` lacks an earlier step.
     """
-    with _locked(run):
+    with locked(run):
         write_json(run / CONFIG, as_dict(config))
         fingerprints: dict[str, str] = {}
         for step in steps:
@@ -88,6 +88,33 @@ def run_steps(steps: Sequence[Step], config: Config, data: Path, run: Path, only
                 log.info("%s: up to date", step.name)
                 continue
             _execute(step, config, data, run, fingerprints[step.name])
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """What a finished step says of itself: fingerprint, seconds, configuration; None where it is not finished."""
+    record = directory / RECORD
+    if not record.is_file():
+        return None
+    read: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return read
+
+
+def current_record(steps: Sequence[Step], run: Path, name: str) -> dict[str, Any]:
+    """The record of a finished step whose inputs, other steps, are still those that it was made from.
+
+    Raises:
+        StepError: it has not run, or they have changed.
+    """
+    record = read_record(step_directory(run, name))
+    if record is None:
+        raise StepError(f"{run} holds no finished {name}: run `tandem {name}` (or `tandem run`) first.")
+    needs = {need: _finished(run, need) for need in next(step.needs for step in steps if step.name == name)}
+    if record["fingerprint"] != _hash(_parts(name, record["config"], needs)):
+        raise StepError(
+            f"the {name} of {run} was made from other steps than are there now ({', '.join(needs)}), or by another "
+            "version of Tandem. Run `tandem run` first."
+        )
+    return record
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -111,7 +138,7 @@ def _execute(step: Step, config: Config, data: Path, run: Path, fingerprint: str
         "step": step.name,
         "fingerprint": fingerprint,
         "seconds": round(time.monotonic() - started, 1),
-        "config": {key: as_dict(attrgetter(key)(config)) for key in step.sections},
+        "config": _settings(step, config),
     }
     write_json(partial / RECORD, record)
     if final.exists():
@@ -125,10 +152,8 @@ def _execute(step: Step, config: Config, data: Path, run: Path, fingerprint: str
 
 
 def _finished(run: Path, name: str) -> str | None:
-    record = step_directory(run, name) / RECORD
-    if not record.is_file():
-        return None
-    return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
+    record = read_record(step_directory(run, name))
+    return None if record is None else str(record["fingerprint"])
 
 
 def _ancestors(steps: Sequence[Step], name: str) -> set[str]:
@@ -144,14 +169,21 @@ def _ancestors(steps: Sequence[Step], name: str) -> set[str]:
 
 def _fingerprint(step: Step, config: Config, data: Path, earlier: dict[str, str]) -> str:
     """Stable across processes: inputs, configuration read and version, hashed."""
-    parts: dict[str, Any] = {
-        "step": step.name,
-        "version": VERSION,
-        "config": {key: as_dict(attrgetter(key)(config)) for key in step.sections},
-        "needs": {name: earlier[name] for name in step.needs},
-    }
+    parts = _parts(step.name, _settings(step, config), {name: earlier[name] for name in step.needs})
     if not step.needs:
         parts["data"] = _data_fingerprint(data)
+    return _hash(parts)
+
+
+def _parts(name: str, settings: Mapping[str, Any], needs: Mapping[str, str | None]) -> dict[str, Any]:
+    return {"step": name, "version": VERSION, "config": settings, "needs": needs}
+
+
+def _settings(step: Step, config: Config) -> dict[str, Any]:
+    return {key: as_dict(attrgetter(key)(config)) for key in step.sections}
+
+
+def _hash(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -166,7 +198,7 @@ def _data_fingerprint(data: Path) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def _locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """One process at a time in a run; the lock goes with the process, however it ends."""
     try:
         run.mkdir(parents=True, exist_ok=True)

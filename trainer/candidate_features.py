@@ -162,8 +162,8 @@ SHOPPER_GROUPS = (
 
 
 def groups_of(groups: tuple[FeatureGroup, ...], catalogue: Catalogue, parts: Collection[str]) -> list[FeatureGroup]:
-    """The groups of the given parts that the data can fill."""
-    clock, prices = catalogue.schema.has_timestamps, bool(np.isfinite(catalogue.prices[FIRST:]).any())
+    """The groups of the given parts that the data can fill, by their schema: what products come and go says nothing."""
+    clock, prices = catalogue.schema.has_timestamps, any(feature.name == "price" for feature in catalogue.schema.item)
     return [
         group
         for group in groups

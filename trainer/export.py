@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,7 +29,7 @@ from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.string_tables import write_asset
 from trainer.warmup import Request, write_warmup
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
-from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, SEARCH
+from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, PADDING, SEARCH
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,20 @@ _TIMED_QUERIES = 200
 # Shoppers whose validation chooses the window of the popularity prior.
 _PRIOR_QUERIES = 2_000
 _WARMUP_BATCHES = (1, 8, 32)
-_ROWS_AT_ONCE = 65_536
+# Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
+# vector is the same to the last bit.
+_ROWS_AT_ONCE = 4_096
 
 
 class ExportError(ValueError):
     """Trained models and data that cannot be exported."""
+
+
+class _Vectors(NamedTuple):
+    """Fused item representations of every catalogue row."""
+
+    retrieval: np.ndarray  # float32 [V, D]
+    ranker: np.ndarray  # float32 [V, E]
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,19 @@ def export(
         config,
     )
     log.info("export: vectors of %d products", catalogue.size - FIRST)
-    items = _of_all_rows(world.retrieval.products.vectors, catalogue.size)
-    index, report = _build_index(world, items, transform_dir)
+    start = time.perf_counter()
+    vectors = _Vectors(
+        _of_all_rows(world.retrieval.products.vectors, catalogue.size),
+        _of_all_rows(world.ranker.item_vectors, catalogue.size),
+    )
+    embedding_seconds = time.perf_counter() - start
+    index, report = _build_index(world, vectors.retrieval, transform_dir)
+    report["embedding_seconds"] = embedding_seconds
     with tempfile.TemporaryDirectory() as assets:
         files = {
             file.name: write_asset(file, Path(assets)) for file in (transform_dir / VOCABULARY_FOLDER).glob("*.txt")
         }
-        recommender = _recommender(world, items, index, files, transform_dir)
+        recommender = _recommender(world, vectors, index, files, transform_dir)
         _save(recommender, recommender.functions, output / RECOMMENDER)
         encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
@@ -135,11 +150,11 @@ def export(
 
 
 def _of_all_rows(vectors: Callable[[tf.Tensor], tf.Tensor], size: int) -> np.ndarray:
-    """Vectors of every catalogue row, float32 [V, D], a block at a time."""
-    blocks = [
-        vectors(tf.range(start, min(start + _ROWS_AT_ONCE, size))).numpy() for start in range(0, size, _ROWS_AT_ONCE)
-    ]
-    return np.concatenate(blocks)
+    """Vectors of every catalogue row, float32 [V, D], a block at a time; the last is filled up with padding."""
+    rows = np.arange(-(-size // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, dtype=np.int32)
+    rows[size:] = PADDING
+    blocks = [vectors(tf.constant(block)).numpy() for block in rows.reshape(-1, _ROWS_AT_ONCE)]
+    return np.concatenate(blocks)[:size]
 
 
 def _build_index(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[Index, dict[str, Any]]:
@@ -202,7 +217,7 @@ def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarra
 
 
 def _recommender(
-    world: _World, items: np.ndarray, index: Index, assets: dict[str, Path], transform_dir: Path
+    world: _World, vectors: _Vectors, index: Index, assets: dict[str, Path], transform_dir: Path
 ) -> RecommenderModule:
     retrieval, ranker, catalogue = world.retrieval, world.ranker, world.catalogue
     stages = Stages(
@@ -212,8 +227,8 @@ def _recommender(
         score=ranker.score,
         head=world.head,
         explain=partial(explain, ranker, steps=world.config.explanation_steps),
-        retrieval_items=items,
-        ranker_items=_of_all_rows(ranker.item_vectors, catalogue.size),
+        retrieval_items=vectors.retrieval,
+        ranker_items=vectors.ranker,
         facts=product_facts(catalogue),
         retrieval_history=retrieval.config.history_length,
         ranker_history=ranker.config.history_length,

@@ -42,6 +42,8 @@ def save_model(directory: Path, kind: str, model: tf_keras.Model, config: Any, s
 def read_description(directory: Path, kind: str, schema: FeatureSchema) -> dict[str, Any]:
     """The configuration that the model in `directory` was made from.
 
+    The catalogue may have grown since (`tandem refresh`): no weight depends on its size.
+
     Raises:
         ModelFilesError: there is no model, it is of another kind, or was trained on data with another schema.
     """
@@ -54,7 +56,9 @@ def read_description(directory: Path, kind: str, schema: FeatureSchema) -> dict[
     description = json.loads(path.read_text(encoding="utf-8"))
     if description["kind"] != kind:
         raise ModelFilesError(f"{path}: kind is {description['kind']!r}, expected {kind!r}. Check the directory.")
-    if text_format.Parse(description["feature_schema"], FeatureSchema()) != schema:
+    trained_on = text_format.Parse(description["feature_schema"], FeatureSchema())
+    trained_on.catalogue_size = schema.catalogue_size
+    if trained_on != schema:
         raise ModelFilesError(
             f"{path}: the {kind} was trained with another feature schema than that of the catalogue given. "
             "Use the transform that it was trained on, or train again."

@@ -28,11 +28,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json, write_table
-from transform.catalogue import ITEMS_PER_SHARD, Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
+from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.config import BeamConfig, TransformConfig
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import SPANS, Rules
+from transform.item_examples import ITEMS_PER_SHARD
 from transform.positions import merge_positions, position_statistics, surface_vocabulary
 from transform.reading import (
     REPORTS,
@@ -246,8 +247,14 @@ def _add_reading(pipeline: beam.Pipeline, source: Source, rows: Rows, places: _P
     )
 
 
-def check_report(source: Source, report: Report, max_bad_share: float, dead_letters: Path) -> None:
-    """Judges what was read of one table.
+def check_report(
+    source: Source,
+    report: Report,
+    max_bad_share: float,
+    dead_letters: Path,
+    setting: str = "transform.max_bad_share",
+) -> None:
+    """Judges what was read of one table; `setting` is the name under which `max_bad_share` can be raised.
 
     Raises:
         DataError: a file could not be read, or more than `max_bad_share` of the rows are bad.
@@ -265,10 +272,10 @@ def check_report(source: Source, report: Report, max_bad_share: float, dead_lett
         most = sorted(report.rejected.items(), key=lambda entry: (-entry[1], entry[0]))[:_REASONS_SHOWN]
         raise DataError(
             f"{bad:,} of {report.rows:,} rows of the table {source.name!r} are bad ({bad / report.rows:.2%}; "
-            f"transform.max_bad_share allows {max_bad_share:.2%}). Most frequent: "
+            f"{setting} allows {max_bad_share:.2%}). Most frequent: "
             + ", ".join(f"{rule} ({count:,} rows)" for rule, count in most)
             + f". The first: {_first_letter(dead_letters, source)} All of them, with their reasons: {dead_letters}. "
-            "Correct the source, or raise transform.max_bad_share."
+            f"Correct the source, or raise {setting}."
         )
 
 
@@ -424,7 +431,7 @@ def _item_features(files: dict[str, list[str]], places: _Places, config: Transfo
     """In the order category, brand, attributes, price, title; what the catalogue lacks is left out."""
     counts = merge_counts([read_tables(files["values"])] if "values" in files else [])
     features = []
-    for name, kind, length, _ in content_features(config):
+    for name, kind, length in content_features(config):
         size = config.title_vocabulary_size if name == "title" else None
         words = vocabulary(counts, name, config.min_value_count, size)
         if name == "title":
@@ -488,7 +495,7 @@ def _write(
         surfaces=surfaces,
         sample_shares=tuple(min(1.0, config.sample_events / size) for size in sizes),
     )
-    write_items = WriteItems(places.catalogue, places.output, shards, schema, config)
+    write_items = WriteItems(places.catalogue, places.output, shards, schema)
     label = f"Transform 4/4, writing {counts['users']:,} sequences and {len(catalogue):,} products"
     with _pipeline(config.beam, label) as pipeline:
         _ = (

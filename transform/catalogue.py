@@ -12,16 +12,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from protos.feature_schema_pb2 import Feature, FeatureSchema
+from protos.feature_schema_pb2 import FeatureSchema
 from transform.arrow_files import Spill, read_table, read_tables, write_table
 from transform.config import TransformConfig
-from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
+from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file
 from transform.tables import FIRST, ITEMS, UNKNOWN
-from transform.tfrecords import Column, encode_examples, optional, single, write_tfrecords
-from transform.vocabularies import content_features, content_ids, count_content, normalised_price
-
-# Products in one file; with pictures of a few kilobytes about a hundred megabytes.
-ITEMS_PER_SHARD = 20_000
+from transform.tfrecords import encode_examples, write_tfrecords
+from transform.vocabularies import count_content
 
 
 @dataclass(frozen=True)
@@ -151,33 +148,24 @@ class PartItems(beam.DoFn):
 class WriteItems(beam.DoFn):
     """(shard, files of products) → the path of the shard's TFRecord file, all rows of its range in order."""
 
-    def __init__(
-        self, catalogue_path: str, output: str, shards: int, schema: FeatureSchema, config: TransformConfig
-    ) -> None:
+    def __init__(self, catalogue_path: str, output: str, shards: int, schema: FeatureSchema) -> None:
         self._catalogue_path = catalogue_path
         self._output = output
         self._shards = shards
-        self._config = config
         self._schema_bytes = schema.SerializeToString()
 
     def setup(self) -> None:
         """Once for each worker."""
         self._catalogue = read_catalogue(self._catalogue_path)
-        self._schema = FeatureSchema.FromString(self._schema_bytes)
-        folder = Path(self._output) / VOCABULARY_FOLDER
-        self._words = {
-            feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
-            for feature in self._schema.item
-            if feature.vocabulary
-        }
+        self._content = ItemContent(Path(self._output), FeatureSchema.FromString(self._schema_bytes))
 
     def process(self, shard: tuple[int, list[str]]) -> Iterator[str]:
         """Writes one shard."""
         number, files = shard
         rows = np.arange(number * ITEMS_PER_SHARD, min((number + 1) * ITEMS_PER_SHARD, len(self._catalogue)))
         items = self._items(rows, files)
-        columns = self._keys(rows, items) | self._content(items)
-        path = FileSystems.join(self._output, f"items-{number:05d}-of-{self._shards:05d}.tfrecord")
+        columns = self._keys(rows, items).columns() | self._content.columns(items)
+        path = FileSystems.join(self._output, items_file(number, self._shards))
         write_tfrecords(path, encode_examples(columns))
         yield path
 
@@ -190,40 +178,13 @@ class WriteItems(beam.DoFn):
         places[items["catalogue_row"].to_numpy() - FIRST - rows[0]] = np.arange(items.num_rows)
         return items.take(pa.array(places, mask=places < 0)).combine_chunks()
 
-    def _keys(self, rows: np.ndarray, items: pa.Table) -> dict[str, Column]:
+    def _keys(self, rows: np.ndarray, items: pa.Table) -> ItemKeys:
         known = self._catalogue
-        available = np.ones(len(rows), np.int64)
-        if "available" in items.column_names:
-            available = pc.fill_null(items["available"], True).to_numpy().astype(np.int64)
-        return {
-            "item_id": single([item_id.encode() for item_id in known.item_ids.take(pa.array(rows)).to_pylist()]),
-            "row": single(rows + FIRST),
-            "id_row": single(known.id_row[rows]),
-            "train_count": single(known.train_count[rows]),
-            "known_from": single(known.known_from[rows]),
-            "available": single(available),
-        }
-
-    def _content(self, items: pa.Table) -> dict[str, Column]:
-        count = items.num_rows
-        columns = {name: _raw_bytes(items, name) for name in ("title", "category", "brand", "image")}
-        prices = items["price"].to_numpy() if "price" in items.column_names else np.full(count, np.nan, np.float32)
-        present = ~np.isnan(prices)
-        offsets = np.concatenate([[0], np.cumsum(present)])
-        columns["price_raw"] = Column(prices[present].astype(np.float32), offsets)
-        values_of = {name: (length, make) for name, _, length, make in content_features(self._config)}
-        for feature in self._schema.item:
-            if feature.kind == Feature.NUMERIC:
-                columns[feature.name] = Column(normalised_price(prices[present], feature.mean, feature.stddev), offsets)
-            else:
-                length, make = values_of[feature.name]
-                lists = make(items[feature.name].combine_chunks())
-                columns[f"{feature.name}_ids"] = content_ids(lists, self._words[feature.name], length)
-        return columns
-
-
-def _raw_bytes(items: pa.Table, column: str) -> Column:
-    """Bytes as they are; an empty list where absent."""
-    if column not in items.column_names:
-        return optional([None] * items.num_rows)
-    return optional(items[column].cast(pa.binary()).to_pylist())
+        return ItemKeys(
+            known.item_ids.take(pa.array(rows)),
+            rows + FIRST,
+            known.id_row[rows],
+            known.train_count[rows],
+            known.known_from[rows],
+            availability(items),
+        )

@@ -46,6 +46,7 @@ class RowGroup:
     number: int
     first_row: int  # of the group, counted over all files of the table
     first_row_in_file: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Source:
 
 
 def open_source(data: Path, name: str) -> Source:
-    """The files of the table `name`, by their metadata alone.
+    """The files of the table `name` by their metadata alone; `data` is their folder, or the only file itself.
 
     Raises:
         FileNotFoundError: there are none.
@@ -69,7 +70,7 @@ def open_source(data: Path, name: str) -> Source:
     groups: list[RowGroup] = []
     columns: tuple[str, ...] = ()
     rows = 0
-    for file in table_files(data, name):
+    for file in [data] if data.is_file() else table_files(data, name):
         try:
             metadata = pq.read_metadata(file)
             empty = metadata.schema.to_arrow_schema().empty_table()
@@ -86,8 +87,8 @@ def open_source(data: Path, name: str) -> Source:
         columns = found
         in_file = 0
         for number in range(metadata.num_row_groups):
-            groups.append(RowGroup(str(file), number, rows, in_file))
             count = metadata.row_group(number).num_rows
+            groups.append(RowGroup(str(file), number, rows, in_file, count))
             rows, in_file = rows + count, in_file + count
     if not rows:
         raise DataError(f"{data}: the table {name!r} has no rows. Check what was imported or simulated.")
@@ -285,15 +286,15 @@ class ReadRows(beam.DoFn):
         report = Report()
         rejected: list[dict[str, Any]] = []
         try:
-            for table in self._batches(group):
+            for table in _batches(group, self._rows):
                 good, bad = self._rows.check(table)
                 rejected += _dead_letters(group, bad)
-                report = report.merge(self._report(table, good, bad))
+                report = report.merge(_report(self._rows, table, good, bad))
                 for partition, part in self._rows.parts(good):
                     yield from self._spill.add(partition, part)
         except (pa.ArrowInvalid, OSError, DataError) as error:
             # Told as data: an exception would reach the driver as a traceback in a string.
-            report.failures.append(f"{group.path}, row group {group.number}: cannot be read: {error}.")
+            report.failures.append(_failure(group, error))
         if rejected:
             write_dead_letters(FileSystems.join(self._dead_letter_folder, letters_file(group)), rejected)
         yield beam.pvalue.TaggedOutput(REPORTS, report)
@@ -304,20 +305,48 @@ class ReadRows(beam.DoFn):
         for entry in self._spill.flush():
             yield WindowedValue(entry, window.max_timestamp(), [window])
 
-    def _batches(self, group: RowGroup) -> Iterator[pa.Table]:
-        """Canonical tables with the column `row`, the place over all files."""
-        with FileSystems.open(group.path) as file:
-            first = group.first_row
-            for batch in pq.ParquetFile(file).iter_batches(self._rows.batch_rows, row_groups=[group.number]):
-                table = conform(pa.Table.from_batches([batch]), self._rows.name, group.path)
-                yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
-                first += table.num_rows
 
-    def _report(self, table: pa.Table, good: pa.Table, bad: pa.Table) -> Report:
-        report = self._rows.count(good)
-        report.rows, report.spilled = table.num_rows, good.num_rows
-        report.rejected = count_reasons(bad.column("reason").to_pylist())
-        return report
+def read_whole(source: Source, rows: Rows, dead_letter_folder: Path) -> tuple[pa.Table, Report]:
+    """The good rows of a table that fits into memory, without a pipeline; bad ones go to dead letters as ever.
+
+    Rules that compare rows ("must occur once") hold over all files.
+    """
+    tables: list[pa.Table] = []
+    for group in source.groups:
+        try:
+            tables += _batches(group, rows)
+        except (pa.ArrowInvalid, OSError, DataError) as error:
+            return pa.table({}), Report(failures=[_failure(group, error)])
+    table = pa.concat_tables(tables)
+    good, bad = rows.check(table)
+    places = bad["row"].to_numpy()
+    for group in source.groups:
+        stop = group.first_row + group.rows
+        letters = _dead_letters(group, bad.filter(pa.array((places >= group.first_row) & (places < stop))))
+        if letters:
+            write_dead_letters(str(dead_letter_folder / letters_file(group)), letters)
+    return good, _report(rows, table, good, bad)
+
+
+def _batches(group: RowGroup, rows: Rows) -> Iterator[pa.Table]:
+    """Canonical tables with the column `row`, the place over all files."""
+    with FileSystems.open(group.path) as file:
+        first = group.first_row
+        for batch in pq.ParquetFile(file).iter_batches(rows.batch_rows, row_groups=[group.number]):
+            table = conform(pa.Table.from_batches([batch]), rows.name, group.path)
+            yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
+            first += table.num_rows
+
+
+def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table) -> Report:
+    report = rows.count(good)
+    report.rows, report.spilled = table.num_rows, good.num_rows
+    report.rejected = count_reasons(bad.column("reason").to_pylist())
+    return report
+
+
+def _failure(group: RowGroup, error: Exception) -> str:
+    return f"{group.path}, row group {group.number}: cannot be read: {error}."
 
 
 def letters_file(group: RowGroup) -> str:

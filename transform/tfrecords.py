@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
+from apache_beam.io.filesystems import FileSystems
 
 from transform.arrow_files import replaced_when_whole
+from transform.checks import DataError
 
 # Field of each list in tf.train.Feature (tensorflow/core/example/feature.proto), as a wire tag.
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
@@ -65,6 +67,22 @@ def write_tfrecords(path: str, records: Iterable[bytes]) -> int:
             _write_record(file, record)
             count += 1
     return count
+
+
+def read_tfrecords(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file, in order.
+
+    Raises:
+        DataError: the file is truncated or corrupt.
+    """
+    with FileSystems.open(path) as file:
+        number = 0
+        while header := file.read(12):
+            record = file.read(int.from_bytes(header[:8], "little"))
+            if header[8:] != _masked_crc(header[:8]) or file.read(4) != _masked_crc(record):
+                raise DataError(f"{path} is damaged at record {number} (from 0). Run `tandem transform` again.")
+            yield record
+            number += 1
 
 
 def _write_record(file: BinaryIO, record: bytes) -> None:

@@ -28,34 +28,55 @@ def _prefixes(path: str, depth: int) -> list[str]:
     return [CATEGORY_SEPARATOR.join(levels[: level + 1]) for level in range(min(depth, len(levels)))]
 
 
-def _single(values: pa.Array) -> pa.ListArray:
+def _single(values: pa.Array, length: int) -> pa.ListArray:
     """Each value as a list of itself, of nothing where it is null or empty."""
+    del length
     present = pc.fill_null(pc.not_equal(values, ""), False)
     offsets = np.concatenate([[0], np.cumsum(present.to_numpy(zero_copy_only=False))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values.filter(present))
 
 
-# Features with a vocabulary, in the order of the schema: column, kind, length, and how a column becomes values.
-ContentFeature = tuple[str, "Feature.Kind", int, Callable[[pa.Array], pa.ListArray]]
+def _as_they_are(lists: pa.ListArray, length: int) -> pa.ListArray:
+    del length
+    return lists
 
 
-def content_features(config: TransformConfig) -> list[ContentFeature]:
-    """What products' content is made of, besides the price."""
-    depth = config.category_depth
+def _tokens(texts: pa.Array, length: int) -> pa.ListArray:
+    del length
+    return tokenize(texts)
+
+
+# Feature with a vocabulary → how its column becomes lists of values.
+_VALUES: dict[str, Callable[[pa.Array, int], pa.ListArray]] = {
+    "category": category_prefixes,
+    "brand": _single,
+    "attributes": _as_they_are,
+    "title": _tokens,
+}
+
+
+def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
+    """Values of a feature of `length`, of each product: list<string> [products]; perhaps more than are read."""
+    return _VALUES[feature](column, length)
+
+
+def content_features(config: TransformConfig) -> list[tuple[str, "Feature.Kind", int]]:
+    """What products' content is made of besides the price, in the order of the schema: column, kind, length."""
     return [
-        ("category", Feature.CATEGORICAL, depth, lambda paths: category_prefixes(paths, depth)),
-        ("brand", Feature.CATEGORICAL, 1, _single),
-        ("attributes", Feature.CATEGORICAL, config.attributes_length, lambda lists: lists),
-        ("title", Feature.TEXT, config.title_length, tokenize),
+        ("category", Feature.CATEGORICAL, config.category_depth),
+        ("brand", Feature.CATEGORICAL, 1),
+        ("attributes", Feature.CATEGORICAL, config.attributes_length),
+        ("title", Feature.TEXT, config.title_length),
     ]
 
 
 def count_content(items: pa.Table, config: TransformConfig) -> pa.Table:
     """How often each value occurs in `items` (canonical columns): COUNT_SCHEMA."""
     parts = [COUNT_SCHEMA.empty_table()]
-    for name, _, _, values_of in content_features(config):
+    for name, _, length in content_features(config):
         if name in items.column_names:
-            values, counts = pc.value_counts(values_of(items.column(name).combine_chunks()).flatten()).flatten()
+            lists = feature_values(name, items.column(name).combine_chunks(), length)
+            values, counts = pc.value_counts(lists.flatten()).flatten()
             features = pa.array([name] * len(values), pa.string())
             parts.append(pa.table([features, values, counts], schema=COUNT_SCHEMA))
     return pa.concat_tables(parts)

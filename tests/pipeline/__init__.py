@@ -1,0 +1,3 @@
+"""Tests of the pipeline; the import chooses Keras 2 before any test imports TensorFlow."""
+
+import pipeline  # noqa: F401

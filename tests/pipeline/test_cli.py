@@ -122,6 +122,7 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         "evaluate",
         "export",
         "publish",
+        "refresh",
     ):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Feature
 from tests.trainer.small_shop import PURCHASE, VIEW, make_catalogue
 from trainer.candidate_features import (
     CANDIDATE_GROUPS,
@@ -30,7 +31,9 @@ def make_shop() -> Catalogue:
     prices = np.full(SIZE, np.nan, np.float32)
     prices[3], prices[4] = 1, 3
     counts = np.arange(SIZE, dtype=np.int64)
-    return replace(make_catalogue(SIZE, {3: NOW - DAY, 4: 1}), prices=prices, train_counts=counts)
+    shop = replace(make_catalogue(SIZE, {3: NOW - DAY, 4: 1}), prices=prices, train_counts=counts)
+    shop.schema.item.add(name="price", kind=Feature.NUMERIC)
+    return shop
 
 
 def make_candidates(
@@ -131,6 +134,12 @@ def test_data_without_clock_and_prices_have_no_feature_that_needs_them() -> None
     bare = make_catalogue(SIZE, clock=False)
     assert [group.part for group in groups_of(CANDIDATE_GROUPS, bare, ALL)] == ["history", "attention", "popularity"]
     assert [group.names for group in groups_of(SHOPPER_GROUPS, bare, ALL)] == [("log_history_length",)]
+
+
+def test_whether_prices_are_read_does_not_depend_on_the_products_of_the_day() -> None:
+    shop = make_shop()
+    shop.prices[:] = np.nan
+    assert "price" in [group.part for group in groups_of(CANDIDATE_GROUPS, shop, ALL)]
 
 
 def test_parts_that_are_off_are_left_out() -> None:

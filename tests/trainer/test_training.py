@@ -13,12 +13,13 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
+from protos.feature_schema_pb2 import FeatureSchema
 from tests.trainer.test_retrieval import make_query
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer import ranker_training
 from trainer.config import RankerConfig, RetrievalConfig, TrainingConfig
 from trainer.loop import TrainingError
-from trainer.model_files import ModelFilesError
+from trainer.model_files import ModelFilesError, read_description
 from trainer.ranker import Ranker, load_ranker
 from trainer.ranker_training import train_ranker
 from trainer.retrieval import RetrievalModel, load_retrieval
@@ -190,6 +191,13 @@ def test_the_other_stages_model_is_refused(ranker_dir: Path) -> None:
 def test_a_model_of_another_catalogue_is_refused(ranker_dir: Path) -> None:
     with pytest.raises(ModelFilesError, match="another feature schema"):
         load_ranker(ranker_dir, checkerboard_catalogue(new_items=3))
+
+
+def test_a_model_fits_a_catalogue_that_has_grown(ranker_dir: Path) -> None:
+    grown = FeatureSchema()
+    grown.CopyFrom(CATALOGUE.schema)
+    grown.catalogue_size += 5
+    assert read_description(ranker_dir, "ranker", grown) == read_description(ranker_dir, "ranker", CATALOGUE.schema)
 
 
 @pytest.mark.slow
