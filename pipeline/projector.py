@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 # The projector draws in the browser and slows down above this.
 MAX_PRODUCTS = 10_000
-# Products encoded at once.
-_BLOCK = 4_096
 # Pixels. 100 thumbnails a side stay below 4,096, the smallest texture limit among browsers.
 _THUMBNAIL = 40
 _VECTORS, _METADATA, _SPRITE = "vectors.tsv", "metadata.tsv", "sprite.png"
@@ -32,13 +30,13 @@ def write_projector(transform_dir: Path, retrieval_dir: Path, log_dir: Path, max
     `tensorboard --logdir` on it, or on a folder above it, shows them. Returns the number of products written.
     """
     # Loads the models; the rest of this module is of use without them.
+    from trainer.embedding_quality import vectors_of
     from trainer.retrieval import load_retrieval
 
     catalogue = load_catalogue(transform_dir)
     model = load_retrieval(retrieval_dir, catalogue)
     rows = most_popular(catalogue, max_products)
-    blocks = [np.asarray(model.candidate_embeddings(tf.constant(part))) for part in _blocks(rows)]
-    write_vectors(log_dir, catalogue, rows, np.concatenate(blocks))
+    write_vectors(log_dir, catalogue, rows, vectors_of(model.candidate_embeddings, rows))
     return len(rows)
 
 
@@ -69,10 +67,6 @@ def write_vectors(log_dir: Path, catalogue: Catalogue, rows: np.ndarray, vectors
     # Last, because TensorBoard reads a folder as soon as it has this file.
     _write_config(log_dir, vectors.shape, pictured)
     _write_event(log_dir, len(rows), catalogue.size - FIRST)
-
-
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
 
 
 def _metadata(catalogue: Catalogue, rows: np.ndarray) -> str:
