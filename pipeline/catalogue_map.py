@@ -1,4 +1,4 @@
-"""The map of the catalogue on the report: products as points, near where their vectors are near; SVG without scripts."""
+"""The map of the catalogue on the report: products as points, near if their vectors are; SVG without scripts."""
 
 import json
 import logging

@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,12 @@ from transform.config import TransformConfig
 
 MEASURED_FILE = "embedding_quality.json"
 MEETS, MISSES, NOT_MEASURED, NO_TARGET = "meets", "misses", "not measured", "no target"
-_COMPARISONS = {">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le}
+_COMPARISONS: dict[str, Callable[[float, float], Any]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    "≥": operator.ge,
+    "≤": operator.le,
+}
 
 
 @dataclass(frozen=True)

@@ -55,21 +55,19 @@ def measure_geometry(vectors: np.ndarray, item_ids: np.ndarray, categories: np.n
     """
     size, dim = vectors.shape
     order = hash_order(item_ids, _SEED)
-    reasons = {}
-    isotropic = mean = agreement = None
-    if size <= dim:
-        reasons["isotropy"] = f"{size} products cannot fill {dim} dimensions"
-    elif (isotropic := isotropy(vectors)) is None:
-        reasons["isotropy"] = "all vectors are the same"
-    if size < 2:
+    reasons: dict[str, str] = {}
+    isotropic = isotropy(vectors) if size > dim else None
+    if isotropic is None:
+        small = f"{size} products cannot fill {dim} dimensions"
+        reasons["isotropy"] = "all vectors are the same" if size > dim else small
+    mean = mean_pairwise_cosine(vectors, order) if size > 1 else None
+    if mean is None:
         reasons["mean_cosine"] = f"pairs need two products, there are {size}"
-    else:
-        mean = mean_pairwise_cosine(vectors, order)
     known = order[categories[order] != ""]
-    if len(np.unique(categories[known])) < 2:
+    told = len(np.unique(categories[known])) > 1
+    agreement = category_agreement(vectors[known], categories[known]) if told else None
+    if agreement is None:
         reasons["category_agreement"] = "the catalogue does not tell at least two categories"
-    else:
-        agreement = category_agreement(vectors[known], categories[known])
     return Geometry(size, dim, isotropic, mean, agreement, reasons)
 
 

@@ -57,4 +57,5 @@ def measure_embeddings(catalogue: Catalogue, retrieval_dir: Path, ranker_dir: Pa
 def vectors_of(encode: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) -> np.ndarray:
     """Vectors of catalogue rows [N], a block at a time: float32 [N, dim]."""
     starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
-    return np.concatenate([encode(tf.constant(rows[start : start + _ROWS_AT_ONCE], tf.int32)) for start in starts])
+    blocks = [encode(tf.constant(rows[start : start + _ROWS_AT_ONCE], tf.int32)).numpy() for start in starts]
+    return np.concatenate(blocks)

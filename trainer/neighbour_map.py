@@ -69,12 +69,19 @@ def _gradient(points: np.ndarray, attraction: sparse.csr_matrix, exaggeration: f
     """4 Σ_j (exaggeration · p_ij − q_ij) · w_ij · (y_i − y_j), with w = 1 / (1 + |y_i − y_j|²), q = w / Σ w."""
     single = points.astype(np.float32)
     squares = (single**2).sum(axis=1)
-    similar = 1.0 / (1.0 + np.maximum(squares[:, None] + squares - 2.0 * (single @ single.T), 0.0))
+    # w, [N, N], made in place: most of the time goes into memory.
+    similar = single @ single.T
+    similar *= -2.0
+    similar += squares[:, None]
+    similar += squares
+    np.maximum(similar, 0.0, out=similar)
+    similar += 1.0
+    np.reciprocal(similar, out=similar)
     np.fill_diagonal(similar, 0.0)
-    total = similar.sum(dtype=np.float64)
-    apart = similar**2
-    pushed = (apart.sum(axis=1)[:, None] * single - apart @ single) / total
     ends = np.repeat(np.arange(len(points)), np.diff(attraction.indptr)), attraction.indices
     weights = sparse.csr_matrix((attraction.data * similar[ends], attraction.indices, attraction.indptr))
     pulled = np.asarray(weights.sum(axis=1)) * points - weights @ points
+    total = similar.sum()
+    np.square(similar, out=similar)
+    pushed = (similar.sum(axis=1)[:, None] * single - similar @ single) / total
     return 4.0 * (exaggeration * pulled - pushed)

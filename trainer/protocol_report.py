@@ -1,7 +1,6 @@
 """From ranks and lists to the figures of one protocol, as they stand in metrics.json."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,16 +150,20 @@ def cold_start_report(protocol: Protocol, catalogue: Catalogue, config: Evaluati
         `rare_products`, the same with intervals; under "among_themselves" once more with all other products taken
         out of the ranking.
     """
-    rare = rare_products(catalogue)
-    groups = {"new_products": catalogue.train_counts == 0, "rare_products": rare}
-    report: dict[str, Any] = {}
-    for name, group in groups.items():
-        kept = group[protocol.queries.truth.rows]
-        measure = partial(_rare_metrics, config=config) if group is rare else truth_metrics
-        figures = {system: measure(protocol, system, kept) for system in protocol.systems}
-        report[name] = {"truth": int(kept.sum()), "truth_share": float(kept.mean()), **arranged(figures)}
-    report["rare_products"] |= {"below": RARE_BELOW, "products": int(rare.sum())}
-    return report
+    rows, rare = protocol.queries.truth.rows, rare_products(catalogue)
+    new_chosen, rare_chosen = (catalogue.train_counts == 0)[rows], rare[rows]
+    new_figures = {system: truth_metrics(protocol, system, new_chosen) for system in protocol.systems}
+    rare_figures = {system: _rare_metrics(protocol, system, rare_chosen, config) for system in protocol.systems}
+    known = {"below": RARE_BELOW, "products": int(rare.sum())}
+    return {
+        "new_products": {**_size(new_chosen), **arranged(new_figures)},
+        "rare_products": {**known, **_size(rare_chosen), **arranged(rare_figures)},
+    }
+
+
+def _size(chosen: np.ndarray) -> dict[str, Any]:
+    """How much of the truth `chosen`, bool [T], is."""
+    return {"truth": int(chosen.sum()), "truth_share": float(chosen.mean())}
 
 
 def rare_products(catalogue: Catalogue) -> np.ndarray:

@@ -178,9 +178,7 @@ def _tail_share(bought: pd.DataFrame, won: pd.DataFrame, top: int, reasons: dict
     if total <= 0:
         reasons["tail_revenue_share"] = "no purchase with a price followed a recommendation"
     elif len(units) <= top:
-        reasons["tail_revenue_share"] = (
-            f"only {len(units):,} products were sold at all, there is no tail beyond {top:,}"
-        )
+        reasons["tail_revenue_share"] = f"only {len(units):,} products were sold, none is outside the first {top:,}"
     else:
         return float(won.loc[~won["item_id"].isin(best), "revenue"].sum()) / total
     return None
