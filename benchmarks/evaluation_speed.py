@@ -24,7 +24,13 @@ from trainer.config import EvaluationConfig
 from trainer.evaluation import Shop, load_shop
 from trainer.fairness import fairness_report
 from trainer.metrics import mean_ndcg
-from trainer.protocol_report import cold_start_report, protocol_report, query_metrics, segment_report
+from trainer.protocol_report import (
+    cold_start_report,
+    protocol_report,
+    query_metrics,
+    rare_products,
+    segment_report,
+)
 from trainer.queries import Queries, Split
 from trainer.rank_systems import rank_systems
 from trainer.scorers import Scorer, block_size
@@ -98,11 +104,14 @@ def evaluate_once(shop: Shop, test: Queries, given: GivenScores, watch: Stopwatc
     settings = (shop.catalogue, shop.content, shop.config)
     queries: list[tuple[Queries, dict[str, Scorer]]] = [(test, {"ranker": given})]
     block = block_size(shop.catalogue.size)
-    (protocol,) = watch.time("ranks and lists", lambda: rank_systems("speed", queries, shop.config.candidates, block))
+    rare = rare_products(shop.catalogue)
+    (protocol,) = watch.time(
+        "ranks and lists", lambda: rank_systems("speed", queries, shop.config.candidates, block, group=rare)
+    )
     watch.time("metrics of each query", lambda: query_metrics(protocol, *settings))
     attributes = watch.time("groups", lambda: groupings(test, shop.catalogue, shop.context_names))
     watch.time("segments", lambda: segment_report(protocol, attributes))
-    watch.time("new products", lambda: cold_start_report(protocol, shop.catalogue))
+    watch.time("new and rare products", lambda: cold_start_report(protocol, shop.catalogue, shop.config))
     watch.time("report", lambda: protocol_report(protocol, *settings))
     watch.time("fairness", lambda: fairness_report(protocol, attributes, shop.config))
 
@@ -112,7 +121,7 @@ def _lines(best: dict[str, tuple[float, float]]) -> list[list[str]]:
         return [name, f"{seconds[0]:.2f}", f"{seconds[1]:.2f}"]
 
     seconds = {part: np.array(both) for part, both in best.items()}
-    parts = ["ranks and lists", "metrics of each query", "groups", "segments", "new products"]
+    parts = ["ranks and lists", "metrics of each query", "groups", "segments", "new and rare products"]
     # The report computes each query's metrics too; the rest of it is resampling, but for a few means.
     resampling = np.maximum(seconds["report"] - seconds["metrics of each query"], 0)
     return [

@@ -95,6 +95,12 @@ def _export(config: Config, place: Place) -> None:
     write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
 
 
+def _embedding_quality(config: Config, place: Place) -> None:
+    from pipeline.embedding_quality import write_embedding_quality
+
+    write_embedding_quality(place.data, *_stages(place), place.output, config.transform)
+
+
 # What the epoch is chosen by: a change of what is only reported trains nothing anew.
 _PROTOCOL = ("evaluation.target_types", "evaluation.exclude_seen", "evaluation.seed")
 
@@ -119,6 +125,7 @@ STEPS: tuple[Step, ...] = (
         _train_head,
     ),
     Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
+    Step("embedding-quality", ("transform", "train-retrieval", "train-ranker"), (), _embedding_quality),
     Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
 )
 
@@ -135,18 +142,29 @@ def run(config: Config, data: Path, out: Path) -> None:
 
 
 def assemble_metrics(run: Path) -> Path:
-    """RUN/metrics.json from what evaluation and export measured.
+    """RUN/metrics.json from what the steps measured.
 
     Raises:
-        StepError: one of the two has not run.
+        StepError: one of those that measure has not run.
     """
+    from pipeline.embedding_quality import MEASURED_FILE, embedding_quality
+
+    config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
     metrics = _measured(run, "evaluate", "metrics.json")
     metrics["head"] = _measured(run, "train-head", "head.json")
     metrics["index"] = _measured(run, "export", "index.json")
-    metrics["dataset"]["name"] = json.loads((run / CONFIG).read_text(encoding="utf-8"))["name"]
+    metrics["dataset"]["name"] = config["name"]
+    measured = _measured(run, "embedding-quality", MEASURED_FILE)
+    metrics["embedding_quality"] = embedding_quality(measured, metrics, _drifts(run), config["warm_start"])
     path = run / "metrics.json"
     write_json(path, metrics)
     return path
+
+
+def _drifts(run: Path) -> dict[str, Any]:
+    """How far each stage's products moved since an earlier run, of the stages whose training started from one."""
+    files = {stage: step_directory(run, f"train-{stage}") / "drift.json" for stage in ("retrieval", "ranker")}
+    return {stage: json.loads(file.read_text(encoding="utf-8")) for stage, file in files.items() if file.is_file()}
 
 
 def _measured(run: Path, step: str, file: str) -> dict[str, Any]:

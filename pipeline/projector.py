@@ -18,10 +18,8 @@ log = logging.getLogger(__name__)
 
 # The projector draws in the browser and slows down above this.
 MAX_PRODUCTS = 10_000
-# Products encoded at once.
-_BLOCK = 4_096
-# Pixels. 100 thumbnails a side stay below 4,096, the smallest texture limit among browsers.
-_THUMBNAIL = 40
+# Pixels. 100 thumbnails a side stay below TensorBoard's 8,192, and below 4,096, where the smallest browsers end.
+THUMBNAIL = 40
 _VECTORS, _METADATA, _SPRITE = "vectors.tsv", "metadata.tsv", "sprite.png"
 _COLUMNS = ("title", "item_id", "department", "category", "price", "popularity")
 
@@ -32,13 +30,13 @@ def write_projector(transform_dir: Path, retrieval_dir: Path, log_dir: Path, max
     `tensorboard --logdir` on it, or on a folder above it, shows them. Returns the number of products written.
     """
     # Loads the models; the rest of this module is of use without them.
+    from trainer.embedding_quality import vectors_of
     from trainer.retrieval import load_retrieval
 
     catalogue = load_catalogue(transform_dir)
     model = load_retrieval(retrieval_dir, catalogue)
     rows = most_popular(catalogue, max_products)
-    blocks = [np.asarray(model.candidate_embeddings(tf.constant(part))) for part in _blocks(rows)]
-    write_vectors(log_dir, catalogue, rows, np.concatenate(blocks))
+    write_vectors(log_dir, catalogue, rows, vectors_of(model.candidate_embeddings, rows))
     return len(rows)
 
 
@@ -71,10 +69,6 @@ def write_vectors(log_dir: Path, catalogue: Catalogue, rows: np.ndarray, vectors
     _write_event(log_dir, len(rows), catalogue.size - FIRST)
 
 
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-
-
 def _metadata(catalogue: Catalogue, rows: np.ndarray) -> str:
     lines = ["\t".join(_COLUMNS)]
     for row in rows:
@@ -96,19 +90,20 @@ def _metadata(catalogue: Catalogue, rows: np.ndarray) -> str:
 def _sprite(catalogue: Catalogue, rows: np.ndarray) -> Image.Image:
     """Thumbnails in the order of `rows`, left to right, top to bottom, on a square sheet; empty where none."""
     side = math.ceil(math.sqrt(len(rows)))
-    sheet = Image.new("RGB", (side * _THUMBNAIL, side * _THUMBNAIL), "white")
-    unreadable = 0
+    sheet = Image.new("RGB", (side * THUMBNAIL, side * THUMBNAIL), "white")
+    pictured = unreadable = 0
     for place, row in enumerate(rows):
         if not catalogue.images[row]:
             continue
+        pictured += 1
         try:
-            picture = thumbnail(catalogue.images[row], _THUMBNAIL)
+            picture = thumbnail(catalogue.images[row], THUMBNAIL)
         except PictureError:
             unreadable += 1
             continue
-        sheet.paste(picture, (place % side * _THUMBNAIL, place // side * _THUMBNAIL))
+        sheet.paste(picture, (place % side * THUMBNAIL, place // side * THUMBNAIL))
     if unreadable:
-        log.warning("projector: %d of %d pictures cannot be read and are left blank", unreadable, len(rows))
+        log.warning("projector: %d of %d pictures cannot be read and are left blank", unreadable, pictured)
     return sheet
 
 
@@ -119,7 +114,7 @@ def _write_config(log_dir: Path, shape: tuple[int, ...], with_sprite: bool) -> N
     )
     if with_sprite:
         embedding.sprite.image_path = _SPRITE
-        embedding.sprite.single_image_dim.extend([_THUMBNAIL, _THUMBNAIL])
+        embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
     (log_dir / "projector_config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
 
 

@@ -9,14 +9,25 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import VERSION
+from pipeline.catalogue_map import MAP_FILE
 from pipeline.report_explanation import explanation
+from pipeline.report_quality import quality
 from pipeline.report_shoppers import Shelf, shelf_of_run, shoppers
 from pipeline.report_view import Results, view
 from pipeline.runner import RECORD, step_directory
 
 REPORT_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-STEPS = ("transform", "validate", "train-retrieval", "train-ranker", "train-head", "evaluate", "export")
+STEPS = (
+    "transform",
+    "validate",
+    "train-retrieval",
+    "train-ranker",
+    "train-head",
+    "evaluate",
+    "embedding-quality",
+    "export",
+)
 
 
 class ReportError(ValueError):
@@ -55,6 +66,7 @@ def read_results(run: Path) -> Results:
         records={step: _json(step_directory(run, step) / RECORD) or {} for step in STEPS},
         examples=examples or [],
         explanation=_json(step_directory(run, "evaluate") / "explanation.json"),
+        map_points=_json(step_directory(run, "embedding-quality") / MAP_FILE) or [],
     )
 
 
@@ -72,6 +84,7 @@ def render(results: Results, shelf: Shelf) -> str:
         view=view(results),
         shoppers=shoppers(results.examples, shelf),
         explanation=explanation(results.explanation, shelf),
+        quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
         shelf=shelf,
         version=VERSION,
         made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),

@@ -282,11 +282,26 @@ def cold_start_tables(cold_start: Mapping[str, Any]) -> list[Table]:
             f"{share(products['truth_share'], 2)}"
         )
         tables.append(metric_table(caption, models_of(products)))
+    tables += _rare_tables(cold_start.get("rare_products") or {})
     visitors = cold_start.get("new_visitors") or {}
     if models_of(visitors):
         caption = f"Shoppers without a history: {visitors['queries']:,}"
         tables.append(metric_table(caption, models_of(visitors)))
     return tables
+
+
+def _rare_tables(rare: Mapping[str, Any]) -> list[Table]:
+    """Products with few interactions in training, in the whole catalogue and among themselves."""
+    if not rare.get("truth"):
+        return []
+    caption = (
+        f"Products with fewer than {rare['below']} interactions in training: {rare['truth']:,} of the products chosen, "
+        f"{share(rare['truth_share'], 2)}"
+    )
+    models = models_of(rare)
+    alone = [Model(model.key, model.name, model.tone, model.metrics["among_themselves"]) for model in models]
+    among = f"The same, ranked among those {rare['products']:,} products alone"
+    return [metric_table(caption, models), metric_table(among, alone)]
 
 
 def protocol_tables(protocols: Mapping[str, Any]) -> list[Table]:

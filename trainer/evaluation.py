@@ -24,6 +24,7 @@ from trainer.protocol_report import (
     attainable_shares,
     cold_start_report,
     protocol_report,
+    rare_products,
     segment_report,
 )
 from trainer.queries import Queries, Span, Split, build_queries, build_rolling_queries, load_split, sample_users
@@ -150,7 +151,7 @@ def measure(
     own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
     systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
 
-    headline, *others = rank_systems("test", systems, candidates, block, head)
+    headline, *others = rank_systems("test", systems, candidates, block, head, rare_products(shop.catalogue))
     metrics = {"dataset": {"protocol": _protocol(shop, asked[0])}, **shop.report(headline, fitted[0])}
     attributes = groupings(headline.queries, shop.catalogue, shop.context_names)
     for system, segments in segment_report(headline, attributes).items():
@@ -159,7 +160,7 @@ def measure(
     metrics["fairness"] = {"minimum_queries": MINIMUM_QUERIES, **arranged(fairness)}
     if oracle:
         metrics[ATTAINABLE]["shares"] = attainable_shares(metrics)
-    metrics["cold_start"] = {"new_products": cold_start_report(headline, shop.catalogue)}
+    metrics["cold_start"] = cold_start_report(headline, shop.catalogue, shop.config)
     metrics["protocols"] = {
         f"exclude_seen={str(protocol.queries.exclude_seen).lower()}": shop.report(protocol, baselines)
         for protocol, baselines in zip(others, fitted[1:], strict=True)

@@ -1,6 +1,5 @@
 """The questions an evaluation asks: whose history, up to when, and which products are the right answers."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences
+from trainer.hash_order import hash_order
 from transform.tables import EVENT_TYPES, FIRST
 
 Span = Literal["validation", "test"]
@@ -313,9 +313,7 @@ def sample_users(sequences: Sequences, users: np.ndarray, limit: int, seed: int)
     """
     if not limit or len(users) <= limit:
         return users
-    key = str(seed).encode()
-    hashes = [hashlib.blake2b(sequences.user_ids[user].encode(), digest_size=8, key=key).digest() for user in users]
-    return np.sort(users[np.argsort(np.array(hashes), kind="stable")[:limit]])
+    return np.sort(users[hash_order(sequences.user_ids[users], seed)[:limit]])
 
 
 def _queries(

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainer.metrics import COVERAGE_LENGTH
-from trainer.queries import Queries
+from trainer.queries import Lists, Queries
 from trainer.ranking import candidate_rows, order_keys, rank_truth, reordered_keys, top_rows, two_stage_keys
 from trainer.scorers import HeadScorer, Scorer
 
@@ -23,6 +23,8 @@ class Ranked:
 
     ranks: np.ndarray  # int64 [T], of the truth
     lists: np.ndarray  # int32 [Q, 100], the first hundred rows; 0 = none
+    # int64 [T]: ranks among the products of a group alone; 0 = not of the group, empty where no group was asked about.
+    group_ranks: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def rank_systems(
     candidates: int,
     block: int,
     head: HeadScorer | None = None,
+    group: np.ndarray | None = None,
 ) -> list[Protocol]:
     """Ranks the candidates of every query by every system, and by both stages together if both are there.
 
@@ -51,12 +54,13 @@ def rank_systems(
         candidates: C, what stage one hands to stage two.
         block: queries at once.
         head: orders the candidates of both stages together; without one they stand in the ranker's order.
+        group: bool [V], products whose truth is also ranked among them alone: the same order, all others taken out.
 
     Returns:
         One protocol per variant.
     """
     first = variants[0][0]
-    pieces = [_Pieces(len(queries.known_from), head) for queries, _ in variants]
+    pieces = [_Pieces(len(queries.known_from), head, group) for queries, _ in variants]
     started = said = time.monotonic()
     for start, stop in first.blocks(block):
         distinct = {id(scorer): scorer for _, scorers in variants for scorer in scorers.values()}
@@ -75,12 +79,14 @@ def rank_systems(
 class _Pieces:
     """What the blocks of one variant gave so far."""
 
-    def __init__(self, size: int, head: HeadScorer | None) -> None:
+    def __init__(self, size: int, head: HeadScorer | None, group: np.ndarray | None) -> None:
         self.head = head
+        self.group = group
         self.candidates: list[np.ndarray] = []
         self.reachable = np.zeros(size, bool)
         self.ranks: dict[str, list[np.ndarray]] = {}
         self.lists: dict[str, list[np.ndarray]] = {}
+        self.group_ranks: dict[str, list[np.ndarray]] = {}
 
     def add(self, scores: Mapping[str, np.ndarray], queries: Queries, start: int, stop: int, candidates: int) -> None:
         excluded = queries.excluded(start, stop)
@@ -99,10 +105,29 @@ class _Pieces:
         for system, own in keys.items():
             self.ranks.setdefault(system, []).append(rank_truth(own, truth))
             self.lists.setdefault(system, []).append(top_rows(own, COVERAGE_LENGTH))
+            if self.group is not None:
+                self.group_ranks.setdefault(system, []).append(_ranks_within(self.group, own, truth))
 
     def protocol(self, queries: Queries) -> Protocol:
         systems = {
-            system: Ranked(np.concatenate(ranks), np.concatenate(self.lists[system]))
+            system: Ranked(
+                np.concatenate(ranks),
+                np.concatenate(self.lists[system]),
+                np.concatenate(self.group_ranks.get(system, [np.empty(0, np.int64)])),
+            )
             for system, ranks in self.ranks.items()
         }
         return Protocol(queries, np.concatenate(self.candidates), self.reachable, systems)
+
+
+def _ranks_within(group: np.ndarray, keys: np.ndarray, truth: Lists) -> np.ndarray:
+    """Ranks of the truth among the products that `group`, bool [V], marks: int64 [T], 0 = not of the group."""
+    ranks = np.zeros(len(truth.rows), np.int64)
+    own = group[truth.rows]
+    part, rows = truth.where(own), np.flatnonzero(group)
+    asked = np.flatnonzero(part.lengths)
+    if len(asked):
+        part = part.take(asked)
+        columns = Lists(part.offsets, np.searchsorted(rows, part.rows).astype(np.int32))
+        ranks[own] = rank_truth(keys[np.ix_(asked, rows)], columns)
+    return ranks

@@ -71,13 +71,22 @@ def popularity_classes(train_counts: np.ndarray) -> np.ndarray:
     return classes
 
 
-def part_metrics(protocol: Protocol, system: str, kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def part_metrics(
+    protocol: Protocol, system: str, kept: np.ndarray, ranks: np.ndarray | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """How a system ranks the part of the truth that `kept`, bool [T], marks, among *all* candidates.
+
+    Args:
+        protocol: what every system did.
+        system: which of them.
+        kept: bool [T].
+        ranks: int64 [T], other ranks of the same truth: among fewer candidates.
 
     Returns:
         The queries that have such truth, int64 [n], and ndcg@10 and recall@10 of each, float64 [n].
     """
-    part, ranks = protocol.queries.truth.where(kept), protocol.systems[system].ranks[kept]
+    part = protocol.queries.truth.where(kept)
+    ranks = (protocol.systems[system].ranks if ranks is None else ranks)[kept]
     asked = np.flatnonzero(part.lengths)
     part = part.take(asked)
     return asked, {RECALL: recall(ranks, part, LIST_LENGTH), NDCG: ndcg(ranks, part, LIST_LENGTH)}

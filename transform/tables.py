@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -33,7 +34,14 @@ EVENT_TYPES: dict[str, int] = {
     name.lower(): number for name, number in EventType.items() if number != EventType.Value("EVENT_TYPE_UNSPECIFIED")
 }
 
+# The enum's number → "view", "add_to_cart" …, as the tables hold it.
+TYPE_NAMES = {number: name for name, number in EVENT_TYPES.items()}
+
 CATEGORY_SEPARATOR = " > "
+
+# An attribution token of a recommendation is "<version>:<request>": the version of the embeddings that answered, and
+# whatever tells this answer from others. Tokens of other lists (search, category pages) have no colon.
+_RECOMMENDATION_TOKEN = r"^(?P<version>[^:]+):(?P<request>.+)$"
 
 _ARROW_TYPES = {
     FieldDescriptor.TYPE_STRING: pa.string(),
@@ -68,6 +76,11 @@ REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
     "items": ("item_id",),
     "users": ("user_id",),
 }
+
+
+def embedding_versions(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Versions of attribution tokens, string [rows]: null where a token is none of a recommendation."""
+    return pc.struct_field(pc.extract_regex(tokens, _RECOMMENDATION_TOKEN), [0])
 
 
 def table_files(data: Path, table: str) -> list[Path]:

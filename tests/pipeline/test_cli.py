@@ -120,6 +120,7 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         "train-ranker",
         "train-head",
         "evaluate",
+        "embedding-quality",
         "export",
         "publish",
         "refresh",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from werkzeug.test import Client
 
-from pipeline.projector import most_popular, write_vectors
+from pipeline.projector import MAX_PRODUCTS, THUMBNAIL, most_popular, write_vectors
 from protos.feature_schema_pb2 import FeatureSchema
 from trainer.data import Catalogue
 
@@ -83,6 +84,22 @@ def test_sprite_holds_the_pictures_in_the_order_of_the_vectors(tmp_path: Path) -
     # Two thumbnails a side: no picture, red; blue, unused.
     assert sheet.size == (80, 80)
     assert [sheet.getpixel(at) for at in ((20, 20), (60, 20), (20, 60))] == [(255, 255, 255), (255, 0, 0), (0, 0, 255)]
+
+
+def test_picture_that_cannot_be_read_is_a_blank_tile_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue = shop()
+    catalogue.images[2] = b"no picture"
+    write_vectors(tmp_path / "projector", catalogue, ROWS, VECTORS)
+    sheet = Image.open(tmp_path / "projector" / "sprite.png")
+    assert [sheet.getpixel(at) for at in ((60, 20), (20, 60))] == [(255, 255, 255), (0, 0, 255)]
+    assert "1 of 2 pictures cannot be read and are left blank" in caplog.text
+
+
+def test_sheet_of_all_products_stays_below_the_limit_of_tensorboard() -> None:
+    # TensorBoard takes at most 8,192 pixels a side, many browsers 4,096.
+    assert math.ceil(math.sqrt(MAX_PRODUCTS)) * THUMBNAIL <= 4_096
 
 
 def test_shop_without_pictures_has_no_sprite(tmp_path: Path) -> None:

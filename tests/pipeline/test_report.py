@@ -171,6 +171,33 @@ def test_what_the_parts_of_the_head_give_is_told_and_the_served_order_marked(run
     assert head_table({}) is None
 
 
+def test_every_figure_of_embedding_quality_has_its_target_and_verdict(run: Path) -> None:
+    page = page_of(run)
+    assert "Isotropy, smallest over largest singular value (retrieval) 0.2000" in page.text
+    assert "> 0.3 misses" in page.text
+    assert "Ten nearest in the same leaf category (ranker) 70.0 % chance 10.0 %, at most 90.0 %" in page.text
+    # Of both stages isotropy, cosine and agreement, and the index's recall; only the retrieval's isotropy misses.
+    assert "6 of 7 measured targets are met. Missed: Isotropy" in page.text
+    assert "4 could not be measured here" in page.text
+
+
+def test_map_of_the_catalogue_has_a_point_for_each_product(run: Path) -> None:
+    page = page_of(run)
+    assert len(page.of("circle", "hue0")) == len(PRODUCTS)
+    assert "8 products drawn by a hash" in page.text
+
+
+def test_run_without_embedding_quality_says_so(run: Path) -> None:
+    change_metrics(run, lambda content: content.pop("embedding_quality"))
+    assert "Not measured: metrics.json holds no embedding quality." in page_of(run).text
+
+
+def test_rare_products_are_told_beside_new_ones(run: Path) -> None:
+    text = page_of(run).text
+    assert "Products with fewer than 5 interactions in training: 60 of the products chosen, 5.00 %" in text
+    assert "The same, ranked among those 3 products alone" in text
+
+
 def test_index_recall_and_latency_are_shown(run: Path) -> None:
     assert "Recall@100 against brute force 99.12 % One query 0.80 ms" in page_of(run).text
 

@@ -41,6 +41,8 @@ def test_two_products_that_came_nearer() -> None:
     # They were 90° apart and are 30° apart: the best turn leaves each 30° off, and 1 − cos 30° = 0.1339746.
     drift = embedding_drift(ids(2), on_circle(0, 90), ids(2), on_circle(0, 30))
     assert drift.mean_cosine_distance == pytest.approx(0.1339746)
+    # The ends of unit vectors 30° apart are 2 sin 15° = 0.5176381 apart; over two dimensions, half of it.
+    assert drift.mean_l2_per_dimension == pytest.approx(0.5176381 / 2)
 
 
 def test_products_are_matched_by_id() -> None:

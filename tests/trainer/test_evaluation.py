@@ -16,6 +16,7 @@ from trainer.config import EvaluationConfig, HeadConfig, RankerConfig, Retrieval
 from trainer.data import Catalogue
 from trainer.evaluation import EvaluationError, Shop, evaluate, measure
 from trainer.model_files import save_model
+from trainer.protocol_report import rare_products
 from trainer.queries import Queries, Split
 from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
@@ -123,6 +124,35 @@ def test_products_new_since_training_are_reported_apart() -> None:
     assert new["truth_share"] == pytest.approx(2 / 4)
     expected = (1 / math.log2(4) + 1 / math.log2(9)) / (1 + 1 / math.log2(3))
     assert new["ranker"]["ndcg@10"] == pytest.approx(expected)
+
+
+def test_rare_products_are_ranked_among_everything_and_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.protocol_report.RARE_BELOW", 1)
+    rare = measure(make_shop(CONFIG), MODELS)[0]["cold_start"]["rare_products"]
+    # No training interaction: 4, 5, 6, 8, 9, of which ann chooses 5 and 9.
+    assert (rare["below"], rare["products"], rare["truth"]) == (1, 5, 2)
+    ideal = 1 + 1 / math.log2(3)
+    # Ranker order: 3 2 5 7 4 6 8 9, without the others 5 4 6 8 9. Two stages: 5 7 4 2 3 6 8 9.
+    expected = {"ranker": (3, 8), "two_stage": (1, 8)}
+    for system, ranks in expected.items():
+        everything, among = rare[system], rare[system]["among_themselves"]
+        assert everything["ndcg@10"] == pytest.approx(sum(1 / math.log2(1 + rank) for rank in ranks) / ideal)
+        assert among["ndcg@10"] == pytest.approx((1 + 1 / math.log2(6)) / ideal)
+        # One shopper alone: every resample is the same.
+        assert among["intervals"]["ndcg@10"] == pytest.approx([among["ndcg@10"]] * 2)
+    assert rare["baselines"]["co_occurrence"]["among_themselves"]["recall@10"] == 1.0
+
+
+def test_rare_is_fewer_than_five_interactions_in_training() -> None:
+    catalogue = make_catalogue(SIZE)
+    catalogue.train_counts[2:5] = 4, 5, 6
+    assert np.flatnonzero(rare_products(catalogue)).tolist() == [2, 5, 6, 7, 8, 9]
+
+
+def test_shop_whose_rare_products_nobody_chose_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.protocol_report.RARE_BELOW", 0)
+    rare = measure(make_shop(CONFIG), MODELS)[0]["cold_start"]["rare_products"]
+    assert (rare["products"], rare["truth"], rare["two_stage"]) == (0, 0, {"queries": 0})
 
 
 def test_shoppers_without_history_are_reported_apart() -> None:
