@@ -163,7 +163,9 @@ def assemble_metrics(run: Path) -> Path:
 
 def _drifts(run: Path) -> dict[str, Any]:
     """How far each stage's products moved since an earlier run, of the stages whose training started from one."""
-    files = {stage: step_directory(run, f"train-{stage}") / "drift.json" for stage in ("retrieval", "ranker")}
+    from trainer.stage_training import DRIFT_FILE
+
+    files = {stage: step_directory(run, f"train-{stage}") / DRIFT_FILE for stage in ("retrieval", "ranker")}
     return {stage: json.loads(file.read_text(encoding="utf-8")) for stage, file in files.items() if file.is_file()}
 
 

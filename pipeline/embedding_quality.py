@@ -166,13 +166,15 @@ def _of_lists(metrics: Mapping[str, Any]) -> Iterator[Verdict]:
 
 def _of_rare_products(rare: Mapping[str, Any]) -> Iterator[Verdict]:
     """NDCG@10 of products with few interactions in training, in the whole catalogue and among them alone."""
+    reason = "no shopper chose a product that is rare in training"
+    if not rare:
+        reason = "an older version made the evaluation: delete RUN/steps/evaluate and run `tandem run` again"
     for system in _SYSTEMS:
         everything = rare.get(system) or {}
         among = everything.get("among_themselves") or {}
         for figure, found in (("rare_ndcg@10", everything), ("rare_ndcg@10_among_themselves", among)):
             low, high = (found.get("intervals") or {}).get("ndcg@10") or (0.0, 0.0)
             note = f"95 % interval {low:.4f} to {high:.4f}; {rare.get('truth', 0):,} such products chosen"
-            reason = "no shopper chose a product that is rare in training"
             yield _judged(figure, system, found.get("ndcg@10"), reason, note)
 
 

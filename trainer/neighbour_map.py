@@ -79,7 +79,9 @@ def _gradient(points: np.ndarray, attraction: sparse.csr_matrix, exaggeration: f
     np.reciprocal(similar, out=similar)
     np.fill_diagonal(similar, 0.0)
     ends = np.repeat(np.arange(len(points)), np.diff(attraction.indptr)), attraction.indices
-    weights = sparse.csr_matrix((attraction.data * similar[ends], attraction.indices, attraction.indptr))
+    weights = sparse.csr_matrix(
+        (attraction.data * similar[ends], attraction.indices, attraction.indptr), attraction.shape
+    )
     pulled = np.asarray(weights.sum(axis=1)) * points - weights @ points
     total = similar.sum()
     np.square(similar, out=similar)
