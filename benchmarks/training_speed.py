@@ -130,8 +130,11 @@ def tandem_seconds(rows: np.ndarray, items: int, config: RankerConfig) -> list[f
     training = config.training
     make_deterministic(training.seed)
     products = catalogue(items)
-    # A slot before the first interaction is one more to predict: the newest LENGTH slots make one full window.
-    windows = TrainingWindows(sequences(rows[:, 1:]), LENGTH, BATCH, training.seed)
+    # The slot before the first interaction is one of the window's: LENGTH − 1 interactions fill it, and one more would
+    # be cut into two windows.
+    windows = TrainingWindows(sequences(rows[:, 2:]), LENGTH, BATCH, training.seed)
+    if windows.count != len(rows):
+        raise ValueError(f"one window for each of {len(rows)} shoppers is expected, received {windows.count}.")
     steps = RankerSteps(windows, products, config)
     ends = [time.perf_counter()]
 
