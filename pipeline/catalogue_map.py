@@ -76,18 +76,27 @@ def draw_map(points: Sequence[Point]) -> CatalogueMap | None:
     drawn = [_drawn(point, tones.get(group, "other")) for point, group in zip(points, groups, strict=True)]
     # What has a picture comes last, so that no point lies over the picture.
     drawn.sort(key=lambda parts: parts[0])
-    svg = Markup('<svg class="map" viewBox="0 0 {0} {0}" role="img" aria-label="Map of the catalogue">{1}</svg>')
+    svg = Markup('<svg class="map" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="Map of the catalogue">{}</svg>')
+    # The layout touches both ends of one side only.
+    width, height = (
+        _place(max(ends)) + _MARGIN for ends in zip(*((point.x, point.y) for point in points), strict=True)
+    )
     legend = [(tones[group], group, sizes[group]) for group in largest]
     rest = len(points) - sum(size for _, _, size in legend)
     if rest:
         legend.append(("other", OTHERS, rest))
     body = Markup("").join(part for _, part in drawn)
-    return CatalogueMap(svg.format(_SIDE, body), legend, len(points))
+    return CatalogueMap(svg.format(width, height, body), legend, len(points))
+
+
+def _place(share: float) -> float:
+    """User units of a place in the unit square."""
+    return _MARGIN + share * (_SIDE - 2 * _MARGIN)
 
 
 def _drawn(point: Point, tone: str) -> tuple[bool, Markup]:
     """Whether the product has a picture, and its point."""
-    x, y = (_MARGIN + place * (_SIDE - 2 * _MARGIN) for place in (point.x, point.y))
+    x, y = _place(point.x), _place(point.y)
     told = " · ".join(part for part in (point.title, point.category) if part)
     dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
         tone, x, y, _RADIUS, told

@@ -76,5 +76,12 @@ def test_pictures_stand_beside_their_points_and_above_all_others() -> None:
     assert (dot.get("cx"), image.get("x"), image.get("y")) == ("592.0", "538.0", "14.0")
 
 
+def test_the_drawing_ends_where_the_points_do() -> None:
+    drawn = draw_map([Point(0.0, 0.0, "a", ""), Point(1.0, 0.5, "b", "")])
+    assert drawn is not None
+    # 8 units on every side of 584 by 292.
+    assert ElementTree.fromstring(str(drawn.svg)).get("viewBox") == "0 0 600 308"
+
+
 def test_nothing_to_draw_is_no_map() -> None:
     assert draw_map([]) is None
