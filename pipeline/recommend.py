@@ -50,7 +50,7 @@ def shopper_history(run: Path, user: str) -> History:
     """
     from trainer.data import load_sequences
     from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, read_schema, read_vocabulary
-    from transform.tables import EVENT_TYPES
+    from transform.tables import TYPE_NAMES
 
     directory = _transformed(run)
     sequences = load_sequences(directory)
@@ -61,11 +61,10 @@ def shopper_history(run: Path, user: str) -> History:
         )
     span = slice(sequences.offsets[found[0]], sequences.offsets[found[0] + 1])
     item_ids = read_vocabulary(directory / VOCABULARY_FOLDER / ITEM_IDS_FILE)
-    names = {number: name for name, number in EVENT_TYPES.items()}
     times = sequences.timestamps[span].tolist() if read_schema(directory).has_timestamps else []
     return History(
         tuple(item_ids[row] for row in sequences.rows[span]),
-        tuple(names[number] for number in sequences.types[span]),
+        tuple(TYPE_NAMES[number] for number in sequences.types[span]),
         tuple(times),
     )
 
