@@ -65,7 +65,7 @@ class Catalogue:
     schema: FeatureSchema
     item_ids: np.ndarray  # object [V]; rows 0 and 1 hold the reserved lines
     id_rows: np.ndarray  # int32 [V]: id-embedding row; 0 padding, 1 out of vocabulary
-    features: dict[str, np.ndarray]  # feature name → int32 ids [V, length], or float32 [V, 1] (NaN = absent)
+    features: dict[str, np.ndarray]  # feature name → int32 ids [V, length]; float32 [V, 1] or [V, length], NaN = absent
     train_counts: np.ndarray  # int64 [V]: interactions in the training span
     known_from: np.ndarray  # int64 [V], seconds
     available: np.ndarray  # bool [V]
@@ -154,6 +154,8 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
         for feature in schema.item:
             if feature.kind == Feature.NUMERIC:
                 values = example[feature.name].float_list.value
+            elif feature.kind == Feature.VECTOR:
+                values = example[f"{feature.name}_vector"].float_list.value
             else:
                 values = example[f"{feature.name}_ids"].int64_list.value
             features[feature.name][row, : len(values)] = values
@@ -213,6 +215,8 @@ def load_sequences(transform_dir: Path) -> Sequences:
 def _empty_feature(feature: Feature, size: int) -> np.ndarray:
     if feature.kind == Feature.NUMERIC:
         return np.full((size, 1), np.nan, np.float32)
+    if feature.kind == Feature.VECTOR:
+        return np.full((size, feature.length), np.nan, np.float32)
     return np.zeros((size, feature.length), np.int32)
 
 
