@@ -193,7 +193,7 @@ class HeadConfig:
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    # What the validation span is asked: each shopper once, where the span begins (as by the headline of the evaluation),
+    # What the validation span is asked: each shopper once, where the span begins (as by the evaluation's headline),
     # or each of its baskets (or single interactions) at its own time. Only the latter shows the head products that were
     # listed after the training span; it needs a time split.
     questions: Literal["cut_off", "rolling"] = "cut_off"
