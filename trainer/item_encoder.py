@@ -18,6 +18,8 @@ Features = Mapping[str, tf.Tensor | Texts]
 ID = "id"
 # What the shop itself says of a product in so many words and numbers is one modality.
 ATTRIBUTES = "attributes"
+ATTRIBUTE_KINDS = (Feature.NUMERIC, Feature.CATEGORICAL)
+_FLOATS = (Feature.NUMERIC, Feature.VECTOR)
 
 
 class ItemEncoder(tf_keras.layers.Layer):
@@ -120,7 +122,7 @@ class ItemEncoder(tf_keras.layers.Layer):
             else:
                 read = [mean_embedding(self.feature_embeddings[name], values)]
                 known = tf.reduce_any(values != PADDING, axis=1)
-            modality = ATTRIBUTES if kind in _ATTRIBUTE_KINDS else name
+            modality = ATTRIBUTES if kind in ATTRIBUTE_KINDS else name
             parts.setdefault(modality, []).extend(read)
             there[modality] = there[modality] | known if modality in there else known
         return {name: (tf.concat(read, axis=-1), there[name]) for name, read in parts.items()}
@@ -134,12 +136,8 @@ class ItemEncoder(tf_keras.layers.Layer):
         return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=_small())
 
 
-_FLOATS = (Feature.NUMERIC, Feature.VECTOR)
-_ATTRIBUTE_KINDS = (Feature.NUMERIC, Feature.CATEGORICAL)
-
-
 def _modality(feature: Feature) -> str:
-    return ATTRIBUTES if feature.kind in _ATTRIBUTE_KINDS else feature.name
+    return ATTRIBUTES if feature.kind in ATTRIBUTE_KINDS else feature.name
 
 
 def _width(feature: Feature, dim: int) -> int:
