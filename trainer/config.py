@@ -67,6 +67,9 @@ class ItemEncoderConfig:
     id_dropout: Share = 0.1
     # Numbers that the n-grams of words share (trainer/text_encoder.py); 0 = words of the vocabulary only.
     ngram_buckets: Count = 8_192
+    # Vectors of pictures and sentences are read without their category's mean as well: style apart from category
+    # (trainer/class_means.py). Needs categories.
+    subtract_class_means: bool = False
 
 
 def _history_type(name: str) -> str:
