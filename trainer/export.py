@@ -20,9 +20,11 @@ from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
+from trainer.hash_order import hash_order
 from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
 from trainer.item_encoder_module import ItemEncoderModule
 from trainer.list_quality import SHARES, Pairs, bought_together, found_by_share, next_clicks
+from trainer.metrics import LIST_LENGTH
 from trainer.neighbours import Neighbours, neighbours_by_purchases, neighbours_by_sessions
 from trainer.newcomer_prior import NewcomerPrior, choose_newcomer_prior
 from trainer.queries import Queries, Span, build_queries, load_split, sample_users
@@ -50,6 +52,8 @@ _TUNING_QUERIES = 500
 _TIMED_QUERIES = 200
 # Shoppers whose validation chooses the window of the popularity prior.
 _PRIOR_QUERIES = 2_000
+# Products whose lists the report shows.
+_EXAMPLES = 4
 _WARMUP_BATCHES = (1, 8, 32)
 # Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
 # vector is the same to the last bit.
@@ -150,6 +154,7 @@ def export(
             file.name: write_asset(file, Path(assets)) for file in (transform_dir / VOCABULARY_FOLDER).glob("*.txt")
         }
         recommender = _recommender(world, vectors, index, files, prior, lists)
+        lists_report["examples"] = _examples(recommender, catalogue)
         _save(recommender, recommender.functions, output / RECOMMENDER)
         encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
@@ -270,6 +275,21 @@ def _found(
                 "found": [{"behaviour_share": share, "found": value} for share, value in found.items()],
             }
     return report
+
+
+def _examples(recommender: RecommenderModule, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """A few products that were met in training, drawn by a hash, with the lists that are served beside them."""
+    rows = np.flatnonzero(catalogue.available & (catalogue.train_counts > 0))
+    rows = rows[hash_order(catalogue.item_ids[rows], EvaluationConfig().seed)[:_EXAMPLES]]
+    examples = []
+    for item_id in catalogue.item_ids[rows]:
+        lists = {}
+        for name in ("similar", "complementary"):
+            function = recommender.functions.get(f"{name}_items")
+            found = function(item_ids=tf.constant([item_id]))["item_ids"].numpy()[0] if function else None
+            lists[name] = None if found is None else [one.decode() for one in found[:LIST_LENGTH] if one]
+        examples.append({"item_id": str(item_id), **lists})
+    return examples
 
 
 def _with_behaviour(neighbours: Neighbours, catalogue: Catalogue) -> dict[str, Any]:

@@ -131,8 +131,9 @@ def choose_newcomer_prior(
     }
     names = _told(counts.requests)
     if not names or len(takes.rows) < _FEWEST_VISITORS:
-        why = f"{len(takes.rows)} new visitors, {_FEWEST_VISITORS} are needed" if names else "requests tell nothing"
-        log.info("export: new visitors get overall popularity (validation: %s)", why)
+        why = f"{len(takes.rows)} new visitors in validation, {_FEWEST_VISITORS} are needed"
+        why = why if names else "requests tell neither device nor region nor time"
+        log.info("export: new visitors get overall popularity: %s", why)
         return overall, report | {"reason": why}
     plain = first_take_ndcg(_segmented(counts, (), 0.0), takes)
     settings = [
