@@ -118,7 +118,7 @@ def _found_table(caption: str, found: Mapping[str, Any]) -> Table:
 
 def _weight(weight: float) -> str:
     """In words where there is no blend."""
-    return {0.0: "vectors alone", 1.0: "behaviour alone"}.get(weight, f"{weight:g}")
+    return {0.0: "vectors alone", 1.0: "behaviour, filled up by vectors"}.get(weight, f"{weight:g}")
 
 
 def _covered(what: str, found: Mapping[str, Any]) -> str:
