@@ -181,7 +181,6 @@ def write_run(run: Path, products: list[dict[str, Any]], examples: list[dict[str
         _write_json(run / "steps" / step / "history.json", epochs)
         record = {"step": step, "fingerprint": "0123456789abcdef", "seconds": 116.0, "config": {"ranker": {"dim": 64}}}
         _write_json(run / "steps" / step / "step.json", record)
-    _write_json(run / "steps" / "export" / "lists.json", lists())
     points = [
         {"x": 0.1 * place, "y": 0.5, "title": product.get("title", ""), "category": product.get("category", "")}
         for place, product in enumerate(products)

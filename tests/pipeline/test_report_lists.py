@@ -14,7 +14,10 @@ from tests.pipeline.test_report import Page
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run", PRODUCTS, EXAMPLES)
+    run = write_run(tmp_path / "run", PRODUCTS, EXAMPLES)
+    (run / "steps" / "export").mkdir()
+    (run / "steps" / "export" / "lists.json").write_text(json.dumps(lists()))
+    return run
 
 
 def page_of(run: Path) -> str:
@@ -29,7 +32,10 @@ def test_example_stands_with_its_lists_by_title(run: Path) -> None:
 
 def test_weights_of_behaviour_stand_with_what_they_find(run: Path) -> None:
     text = page_of(run)
-    assert "Validation (4,000 pairs) vectors alone 10.0 % 0.5, served 30.0 % behaviour, filled up by vectors 20.0 %" in text
+    assert (
+        "Validation (4,000 pairs) vectors alone 10.0 % 0.5, served 30.0 % behaviour, filled up by vectors 20.0 %"
+        in text
+    )
 
 
 def test_gain_of_segments_is_told(run: Path) -> None:

@@ -472,7 +472,7 @@ def styles_of(world: World) -> np.ndarray:
     vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
     for colour in (0, 1):
         vectors[2 + colour :: 2] -= vectors[2 + colour :: 2].mean(axis=0)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def complementary(world: World, query: np.ndarray, item: int, excluded: Sequence[int] = ()) -> list[str]:
