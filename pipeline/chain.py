@@ -153,6 +153,9 @@ def assemble_metrics(run: Path) -> Path:
     metrics = _measured(run, "evaluate", "metrics.json")
     metrics["head"] = _measured(run, "train-head", "head.json")
     metrics["index"] = _measured(run, "export", "index.json")
+    metrics["lists"] = _measured(run, "export", "lists.json")
+    # Pictures of the report, not figures.
+    del metrics["lists"]["examples"]
     metrics["dataset"]["name"] = config["name"]
     measured = _measured(run, "embedding-quality", MEASURED_FILE)
     metrics["embedding_quality"] = embedding_quality(measured, metrics, _drifts(run), config["warm_start"])

@@ -150,6 +150,11 @@ def _add_recommend(commands: argparse._SubParsersAction) -> None:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--history", default="", help="product ids, oldest first, separated by commas")
     who.add_argument("--user", default=None, help="a shopper of the run's data, instead of --history")
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--similar-to", default=None, metavar="ID", help="products like this one instead")
+    beside.add_argument(
+        "--complementary-to", default=None, metavar="ID", help="products of other categories that go with this one"
+    )
     parser.add_argument("-k", type=int, default=20, help="how many")
     parser.add_argument(
         "--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up"
@@ -227,10 +232,15 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 
 def _recommend(parsed: argparse.Namespace) -> None:
-    from pipeline.recommend import recommend
+    from pipeline.recommend import Beside, recommend
 
+    beside = None
+    if parsed.similar_to:
+        beside = Beside(parsed.similar_to, "similar")
+    elif parsed.complementary_to:
+        beside = Beside(parsed.complementary_to, "complementary")
     history = [part.strip() for part in parsed.history.split(",") if part.strip()]
-    print(recommend(parsed.target, history, parsed.user, parsed.k, parsed.run, parsed.timeout))
+    print(recommend(parsed.target, history, parsed.user, parsed.k, parsed.run, parsed.timeout, beside))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline import VERSION
 from pipeline.catalogue_map import MAP_FILE
 from pipeline.report_explanation import explanation
+from pipeline.report_lists import ids_of, item_lists
 from pipeline.report_quality import quality
 from pipeline.report_shoppers import Shelf, shelf_of_run, shoppers
 from pipeline.report_view import Results, view
@@ -43,7 +44,7 @@ def write_report(run: Path) -> Path:
         ReportError: one of those two is missing, or a file is not valid JSON.
     """
     results = read_results(run)
-    shelf = shelf_of_run(step_directory(run, "transform"), results.examples)
+    shelf = shelf_of_run(step_directory(run, "transform"), results.examples, ids_of(results.lists))
     path, partial = run / REPORT_FILE, run / f".{REPORT_FILE}.partial"
     partial.write_text(render(results, shelf), encoding="utf-8")
     os.replace(partial, path)
@@ -66,6 +67,7 @@ def read_results(run: Path) -> Results:
         records={step: _json(step_directory(run, step) / RECORD) or {} for step in STEPS},
         examples=examples or [],
         explanation=_json(step_directory(run, "evaluate") / "explanation.json"),
+        lists=_json(step_directory(run, "export") / "lists.json"),
         map_points=_json(step_directory(run, "embedding-quality") / MAP_FILE) or [],
     )
 
@@ -84,6 +86,7 @@ def render(results: Results, shelf: Shelf) -> str:
         view=view(results),
         shoppers=shoppers(results.examples, shelf),
         explanation=explanation(results.explanation, shelf),
+        lists=item_lists(results.lists, shelf),
         quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
         shelf=shelf,
         version=VERSION,

@@ -65,11 +65,11 @@ def shoppers(examples: Sequence[dict[str, Any]], shelf: Shelf) -> list[Shopper]:
     return [_shopper(example, shelf) for example in examples]
 
 
-def shelf_of_run(transform_dir: Path, examples: Sequence[dict[str, Any]]) -> Shelf:
-    """Titles, prices and pictures of the products in `examples`, from the transform's catalogue."""
+def shelf_of_run(transform_dir: Path, examples: Sequence[dict[str, Any]], more: Iterable[str] = ()) -> Shelf:
+    """Titles, prices and pictures of the products in `examples` and of `more` ids, from the transform's catalogue."""
     wanted = {
         item_id for example in examples for part in ("history", "recommended", "truth") for item_id in example[part]
-    }
+    }.union(more)
     if not wanted:
         return Shelf()
     catalogue = load_catalogue(transform_dir)

@@ -58,6 +58,7 @@ class Results:
     records: dict[str, dict[str, Any]]
     examples: list[dict[str, Any]]
     explanation: dict[str, Any] | None
+    lists: dict[str, Any] | None
     map_points: list[dict[str, Any]]
 
 

@@ -250,8 +250,16 @@ class RecommenderClient:
         return self._items("rank", _Query(shopper=shopper, candidates=candidates))
 
     def similar_items(self, item_id: str, k: int = 20, *, history: Sequence[str] = ()) -> Recommendations:
-        """The `k` products nearest to one product, with a history blended in if given. Errors as for `recommend`."""
+        """The `k` products most like one product, with a history blended in if given. Errors as for `recommend`."""
         return self._items("similar_items", _Query(k, _Shopper(history) if history else None, item_id=item_id))
+
+    def complementary_items(self, item_id: str, k: int = 20, *, history: Sequence[str] = ()) -> Recommendations:
+        """The `k` products of other categories that go with one product. As `similar_items`.
+
+        Raises:
+            ValueError: as for `recommend`; or the model has no such signature, because its catalogue has no categories.
+        """
+        return self._items("complementary_items", _Query(k, _Shopper(history) if history else None, item_id=item_id))
 
     def embed_user(
         self,

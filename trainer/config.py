@@ -258,6 +258,14 @@ class ExportConfig:
     exclude_length: Positive = 100
     # Whether products of the history are left out of the answer.
     exclude_history: bool = False
+    # Of `similar_items`: neighbours by behaviour that are kept of each product (0 = none), their weight beside the
+    # likeness of vectors, and the weight of the shopper's vector where a history is given.
+    neighbours: Count = 20
+    similar_behaviour_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    history_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    # Whether `complementary_items` is exported: its index takes as much memory as that of stage one.
+    complementary: bool = True
+    complementary_behaviour_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     # Candidates that `explain` takes, and the points at which it takes gradients.
     explained_candidates: Positive = 10
     explanation_steps: Positive = 32

@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,19 @@ from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
+from trainer.hash_order import hash_order
 from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
 from trainer.item_encoder_module import ItemEncoderModule
-from trainer.queries import Queries, build_queries, load_split, sample_users
+from trainer.list_quality import SHARES, Pairs, bought_together, found_by_share, next_clicks
+from trainer.metrics import LIST_LENGTH
+from trainer.neighbours import Neighbours, neighbours_by_purchases, neighbours_by_sessions
+from trainer.newcomer_prior import NewcomerPrior, choose_newcomer_prior
+from trainer.queries import Queries, Span, build_queries, load_split, sample_users
 from trainer.ranker import Ranker, load_ranker
-from trainer.recommender_module import RecommenderModule, Sizes, Stages, Strings, fetched
+from trainer.recommender_module import Complements, ItemLists, RecommenderModule, Sizes, Stages, Strings, fetched
 from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.string_tables import write_asset
+from trainer.style import style_classes
 from trainer.warmup import Request, write_warmup
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
 from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, PADDING, SEARCH
@@ -35,6 +41,8 @@ log = logging.getLogger(__name__)
 
 RECOMMENDER, ITEM_ENCODER = "recommender", "item_encoder"
 INDEX_REPORT = "index.json"
+# What the lists for new visitors and beside a product are made of, and how good they are.
+LISTS_REPORT = "lists.json"
 # What the model is made of, for people and for the publishing step; servers do not read it.
 METADATA_FILE = Path("assets.extra") / "tandem.json"
 
@@ -44,6 +52,8 @@ _TUNING_QUERIES = 500
 _TIMED_QUERIES = 200
 # Shoppers whose validation chooses the window of the popularity prior.
 _PRIOR_QUERIES = 2_000
+# Products whose lists the report shows.
+_EXAMPLES = 4
 _WARMUP_BATCHES = (1, 8, 32)
 # Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
 # vector is the same to the last bit.
@@ -95,7 +105,7 @@ def export(
     config: ExportConfig,
     log_dir: Path,
 ) -> None:
-    """Writes the SavedModels `output`/recommender and `output`/item_encoder, and `output`/index.json.
+    """Writes the SavedModels `output`/recommender and `output`/item_encoder, `output`/index.json and lists.json.
 
     Args:
         transform_dir: output of the transform.
@@ -131,21 +141,29 @@ def export(
         _of_all_rows(world.ranker.item_vectors, catalogue.size),
     )
     embedding_seconds = time.perf_counter() - start
-    index, report = _build_index(world, vectors.retrieval, transform_dir)
+    projected = _of_all_rows(
+        lambda part: world.retrieval.project_items(tf.gather(vectors.retrieval, part)), catalogue.size
+    )
+    index, report = _build_index(world, vectors.retrieval, projected, transform_dir)
     report["embedding_seconds"] = embedding_seconds
+    prior, lists_report = _prior(world, transform_dir)
+    lists, more = _item_lists(world, projected, index)
+    lists_report |= more
     with tempfile.TemporaryDirectory() as assets:
         files = {
             file.name: write_asset(file, Path(assets)) for file in (transform_dir / VOCABULARY_FOLDER).glob("*.txt")
         }
-        recommender = _recommender(world, vectors, index, files, transform_dir)
+        recommender = _recommender(world, vectors, index, files, prior, lists)
+        lists_report["examples"] = _examples(recommender, catalogue)
         _save(recommender, recommender.functions, output / RECOMMENDER)
         encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
-    count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world))
+    count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world, recommender.functions))
     count += write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
     log.info("export: %d warm-up requests", count)
     _write_metadata(output, world, report)
     (output / INDEX_REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (output / LISTS_REPORT).write_text(json.dumps(lists_report, indent=2) + "\n", encoding="utf-8")
     _write_scalars(log_dir, report)
 
 
@@ -157,10 +175,19 @@ def _of_all_rows(vectors: Callable[[tf.Tensor], tf.Tensor], size: int) -> np.nda
     return np.concatenate(blocks)[:size]
 
 
-def _build_index(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[Index, dict[str, Any]]:
-    """The index over available products, tuned on some shoppers and measured on others."""
+def _build_index(
+    world: _World, items: np.ndarray, projected: np.ndarray, transform_dir: Path
+) -> tuple[Index, dict[str, Any]]:
+    """The index over available products, tuned on some shoppers and measured on others.
+
+    Args:
+        world: models and data.
+        items: fused representations, float32 [V, D].
+        projected: the same as the index holds them, float32 [V, D].
+        transform_dir: where the split is.
+    """
     rows = np.flatnonzero(world.catalogue.available).astype(np.int32)
-    vectors = _of_all_rows(lambda part: world.retrieval.project_items(tf.gather(items, part)), len(items))[rows]
+    vectors = projected[rows]
     width = fetched(world.sizes)
     exact = BruteForceIndex(width).index(vectors, rows)
     held_out, others = _query_embeddings(world, items, transform_dir)
@@ -183,6 +210,91 @@ def _build_index(world: _World, items: np.ndarray, transform_dir: Path) -> tuple
     }
     log.info("export: %s index, recall@100 %.4f, %.3f ms", index.kind, report["recall@100"], report["ms_per_query"])
     return index, report
+
+
+def _item_lists(world: _World, vectors: np.ndarray, index: Index) -> tuple[ItemLists, dict[str, Any]]:
+    """What stands beside a product, and how often it is what shoppers turn to or buy next.
+
+    Args:
+        world: models and data.
+        vectors: as the index holds them, float32 [V, D].
+        index: over those of available products.
+    """
+    config, catalogue = world.config, world.catalogue
+    beside = neighbours_by_sessions(world.sequences, catalogue, config.neighbours)
+    seed = EvaluationConfig().seed
+    spans: tuple[Span, ...] = ("validation", "test")
+    clicks = {span: next_clicks(world.sequences, span, seed) for span in spans}
+    found = _found(world, clicks, partial(found_by_share, index, vectors, beside), config.similar_behaviour_share)
+    report = {"similar_items": found | _with_behaviour(beside, catalogue)}
+    complements = None
+    style = style_classes(vectors, catalogue.categories) if config.complementary else None
+    if style is None:
+        why = "no product has a category" if config.complementary else "export.complementary is false"
+        report["complementary_items"] = {"reason": why}
+        log.info("export: no signature complementary_items: %s", why)
+    else:
+        start = time.perf_counter()
+        styles = style.styles(vectors)
+        rows = np.flatnonzero(catalogue.available).astype(np.int32)
+        style_index = _index_of_styles(world, styles, rows)
+        bought = neighbours_by_purchases(world.sequences, catalogue, style.category, config.neighbours)
+        complements = Complements(style_index, style, bought, config.complementary_behaviour_share)
+        pairs = {span: bought_together(world.sequences, span, style.category, seed) for span in spans}
+        measure = partial(found_by_share, style_index, styles, bought, category=style.category)
+        found = _found(world, pairs, measure, config.complementary_behaviour_share)
+        report["complementary_items"] = found | _with_behaviour(bought, catalogue)
+        log.info("export: complementary products in %.1f s", time.perf_counter() - start)
+    return ItemLists(beside, config.similar_behaviour_share, config.history_share, complements), report
+
+
+def _index_of_styles(world: _World, styles: np.ndarray, rows: np.ndarray) -> Index:
+    """An index as that of stage one over styles, float32 [V, D], of the given rows; tuned with styles as queries."""
+    width = 2 * world.sizes.answer + world.sizes.excluded + 1
+    index = make_index(world.config.index, width).index(styles[rows], rows)
+    if isinstance(index, ScannIndex):
+        asked = np.random.default_rng(0).choice(rows, min(_TUNING_QUERIES, len(rows)), replace=False)
+        index.tune(styles[asked], BruteForceIndex(width).index(styles[rows], rows), _TARGET_RECALL)
+    return index
+
+
+def _found(
+    world: _World,
+    pairs: dict[Span, Pairs],
+    measure: Callable[[Pairs, Sequence[float]], dict[float, float]],
+    served: float,
+) -> dict[str, Any]:
+    """Share of the wanted products in lists of ten by the weight of behaviour, for each span that tells any."""
+    report: dict[str, Any] = {"behaviour_share": served}
+    for span, told in pairs.items():
+        told = told.among(world.catalogue.available)
+        if len(told.asked):
+            found = measure(told, sorted({*SHARES, served}))
+            report[span] = {
+                "pairs": len(told.asked),
+                "found": [{"behaviour_share": share, "found": value} for share, value in found.items()],
+            }
+    return report
+
+
+def _examples(recommender: RecommenderModule, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """A few products that were met in training, drawn by a hash, with the lists that are served beside them."""
+    rows = np.flatnonzero(catalogue.available & (catalogue.train_counts > 0))
+    rows = rows[hash_order(catalogue.item_ids[rows], EvaluationConfig().seed)[:_EXAMPLES]]
+    examples = []
+    for item_id in catalogue.item_ids[rows]:
+        lists = {}
+        for name in ("similar", "complementary"):
+            function = recommender.functions.get(f"{name}_items")
+            found = function(item_ids=tf.constant([item_id]))["item_ids"].numpy()[0] if function else None
+            lists[name] = None if found is None else [one.decode() for one in found[:LIST_LENGTH] if one]
+        examples.append({"item_id": str(item_id), **lists})
+    return examples
+
+
+def _with_behaviour(neighbours: Neighbours, catalogue: Catalogue) -> dict[str, Any]:
+    known = (neighbours.strengths > 0).any(axis=1) & catalogue.available
+    return {"neighbours": neighbours.rows.shape[1], "products_with_neighbours": int(known.sum())}
 
 
 def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -217,7 +329,12 @@ def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarra
 
 
 def _recommender(
-    world: _World, vectors: _Vectors, index: Index, assets: dict[str, Path], transform_dir: Path
+    world: _World,
+    vectors: _Vectors,
+    index: Index,
+    assets: dict[str, Path],
+    prior: NewcomerPrior,
+    lists: ItemLists,
 ) -> RecommenderModule:
     retrieval, ranker, catalogue = world.retrieval, world.ranker, world.catalogue
     stages = Stages(
@@ -246,18 +363,22 @@ def _recommender(
         },
         default_event_type=int(numbers[counts.argmax()]),
     )
-    return RecommenderModule(stages, index, strings, world.sizes, _prior(world, transform_dir), catalogue.available)
+    return RecommenderModule(stages, index, strings, world.sizes, prior, catalogue.available, lists)
 
 
-def _prior(world: _World, transform_dir: Path) -> np.ndarray:
-    """The recent-popularity baseline's scores, float32 [V]: what an evaluation calls popularity is what is served."""
+def _prior(world: _World, transform_dir: Path) -> tuple[NewcomerPrior, dict[str, Any]]:
+    """The recent-popularity baseline, told apart by request where that helps, and what was measured of it.
+
+    What an evaluation calls popularity is what is served to those whose request tells nothing.
+    """
     split, config = load_split(transform_dir), EvaluationConfig()
     length = world.retrieval.config.history_length
     validation = build_queries(world.sequences, world.catalogue, split, "validation", config, length)
     kept = sample_users(world.sequences, validation.users, _PRIOR_QUERIES, config.seed)
     validation = validation.take(np.flatnonzero(np.isin(validation.users, kept)))
     ((popularity, _),) = choose_recent_popularity(world.sequences, world.catalogue, split, config, [validation])
-    return popularity.order_scores
+    prior, report = choose_newcomer_prior(world.sequences, world.catalogue, split, config, popularity)
+    return prior, {"new_visitors": report}
 
 
 def _save(module: tf.Module, functions: dict[str, Any], directory: Path) -> None:
@@ -268,7 +389,7 @@ def _save(module: tf.Module, functions: dict[str, Any], directory: Path) -> None
     log.info("export: wrote %s", directory)
 
 
-def _recommender_requests(world: _World) -> Iterator[Request]:
+def _recommender_requests(world: _World, signatures: Collection[str]) -> Iterator[Request]:
     """Every signature with histories of real products at each batch size; defaults only where B is 1."""
     sizes, ids = world.sizes, world.catalogue.item_ids
     generator = np.random.default_rng(0)
@@ -287,7 +408,9 @@ def _recommender_requests(world: _World) -> Iterator[Request]:
         for signature in ("serving_default", "recommend", "retrieve", "embed_user"):
             yield signature, history | optional
         yield "rank", history | optional | {"candidate_item_ids": chosen[:, : sizes.candidates]}
-        yield "similar_items", history | optional | {"item_ids": chosen[:, 0]}
+        for signature in ("similar_items", "complementary_items"):
+            if signature in signatures:
+                yield signature, history | optional | {"item_ids": chosen[:, 0]}
         if batch == 1:
             # Gradients of larger batches would hold up the load, and no page of a shop waits for them.
             yield "explain", history | optional | {"candidate_item_ids": chosen[:, : sizes.explained]}

@@ -10,13 +10,17 @@ import tensorflow as tf
 from trainer.candidate_features import Candidates, ProductFacts
 from trainer.explanation import Explanation
 from trainer.index import ABSENT_SCORE, Index
+from trainer.item_search import ItemSearch, Wanted
+from trainer.neighbours import Neighbours
+from trainer.newcomer_prior import NewcomerPrior
 from trainer.ranker import RankerState
+from trainer.row_lists import best, is_in, repeated
+from trainer.served_prior import ServedPrior
 from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable, NameTable
+from trainer.style import SMALLEST_SQUARE, StyleClasses, popular_in_any_other
 from transform.tables import FIRST, PADDING
 
-# Share of the shopper's own vector in `similar_items`, where a history is given.
-_HISTORY_SHARE = 0.3
 _DEVICE, _REGION = "context_device", "context_region"
 
 
@@ -67,6 +71,28 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Complements:
+    """What `complementary_items` searches."""
+
+    index: Index  # over the styles of the recommendable rows
+    style: StyleClasses
+    neighbours: Neighbours  # bought together, across categories
+    behaviour_share: float
+
+
+@dataclass(frozen=True)
+class ItemLists:
+    """What the lists beside a product are made of."""
+
+    neighbours: Neighbours  # in one session
+    behaviour_share: float
+    # Share of the shopper's own vector, where a history is given.
+    history_share: float
+    # None: the signature is not exported.
+    complements: Complements | None
+
+
+@dataclass(frozen=True)
 class Strings:
     """Assets of `write_asset`, and how a missing event type is read; a context feature that the models lack is None."""
 
@@ -84,7 +110,8 @@ class RecommenderModule(tf.Module):
     Rules that hold for every signature:
     - An empty string is padding, wherever it stands; order counts, the newest last.
     - A product that the catalogue lacks is read as the unknown product, and never recommended.
-    - A shopper without history gets the products with the highest prior, which is then the score.
+    - A shopper without history gets the products with the highest prior, which is then the score; where the export
+      found that it helps, the prior of the request's device, region and hour.
     - Answers are full: what retrieval cannot fill is filled by prior. Only where the catalogue itself
       has fewer products do answers end in "" with the score ABSENT_SCORE.
     - An optional input of batch size 1 holds for the whole batch.
@@ -96,22 +123,23 @@ class RecommenderModule(tf.Module):
         index: Index,
         strings: Strings,
         sizes: Sizes,
-        prior: np.ndarray,
+        prior: NewcomerPrior,
         recommendable: np.ndarray,
+        lists: ItemLists,
     ) -> None:
         """Args:
         stages: the trained models.
         index: over the vectors of the recommendable rows.
         strings: vocabularies.
         sizes: widths of inputs and answers.
-        prior: float32 [V], score of each product for a shopper of whom nothing is known.
+        prior: score of each product for a shopper of whom nothing is known.
         recommendable: bool [V], rows that may be answered; False for the reserved ones.
+        lists: of `similar_items` and `complementary_items`.
         """
         super().__init__(name="recommender")
         _check_sizes(sizes)
         self.sizes = sizes
         self._stages = Untracked(stages)
-        self._index = Untracked(index)
         self.rows_by_id = IdTable(strings.item_ids)
         self.ids_by_row = NameTable(strings.item_ids)
         self.context_tables = {
@@ -127,14 +155,18 @@ class RecommenderModule(tf.Module):
         self.ranker_items = tf.Variable(stages.ranker_items, trainable=False, name="ranker_items")
         # Untracked, so that only what the head reads is saved.
         self._facts = Untracked(ProductFacts(*(tf.Variable(values, trainable=False) for values in stages.facts)))
-        self.prior = tf.Variable(prior, trainable=False, name="prior")
         self.recommendable = tf.Variable(recommendable, trainable=False, name="recommendable")
         # However many are excluded or found already, this many popular products fill an answer.
         enough = sizes.candidates + sizes.exclusions + sizes.history + 1
-        popular = FIRST + np.argsort(-np.where(recommendable, prior, -np.inf)[FIRST:], kind="stable")
-        self.popular = tf.Variable(
-            popular[: recommendable.sum()][:enough].astype(np.int32), trainable=False, name="popular"
+        self.prior = ServedPrior(prior, recommendable, enough)
+        self._history_share = lists.history_share
+        self.near = ItemSearch(index, self._vectors, self.prior, self.prior.popular)
+        self.similar = ItemSearch(
+            index, self._vectors, self.prior, self.prior.popular, lists.neighbours, lists.behaviour_share
         )
+        self.complementary: ItemSearch | None = None
+        if lists.complements:
+            self._add_complements(lists.complements, prior, recommendable, enough)
         self.functions = self._signatures()
         # Not the embeddings of content, whose vectors are in the tables above.
         self.weights = read_weights(self.functions)
@@ -162,28 +194,48 @@ class RecommenderModule(tf.Module):
         batch = self._batch(history_item_ids, optional)
         rows = self.rows_by_id(candidate_item_ids)
         rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.candidates])
-        excluded = _is_in(rows, batch["excluded_rows"])
+        excluded = is_in(rows, batch["excluded_rows"])
         _, scores, places = self._rank(batch, self._query(batch), tf.where(excluded, PADDING, rows))
         return {"item_ids": tf.gather(candidate_item_ids, places, batch_dims=1), "scores": scores}
 
     def similar_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
-        """The K products nearest to one: item_ids string [B, K], scores float32 [B, K], nearest first.
+        """The K products most like one: item_ids string [B, K], scores float32 [B, K], best first.
 
-        With a history the shopper's vector is blended in; without one, an unknown product is answered by the prior.
+        Likeness of vectors and, for products that shoppers meet, what goes along in their sessions (ItemSearch). With
+        a history the shopper's vector is blended in; without one, an unknown product is answered by the prior.
         """
-        rows = self.rows_by_id(item_ids)
+        rows, batch = self._item(item_ids, optional)
+        return self._beside(self.similar, self._vectors(rows), self._query(batch), rows, batch)
+
+    def complementary_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
+        """K products of other categories that go with one: item_ids string [B, K], scores float32 [B, K], best first.
+
+        Likeness of styles (trainer/style.py) and what is bought together across categories. With a history the mean
+        style of its products is blended in; without one, an unknown product is answered by the prior.
+        """
+        assert self.complementary is not None
+        rows, batch = self._item(item_ids, optional)
+        known = tf.cast(batch["history_rows"] >= FIRST, tf.float32)[:, :, tf.newaxis]
+        shopper = _normalised(tf.reduce_sum(known * self._styles(batch["history_rows"]), axis=1))
+        return self._beside(self.complementary, self._styles(rows), shopper, rows, batch)
+
+    def _item(self, item_ids: tf.Tensor, optional: Tensors) -> tuple[tf.Tensor, Tensors]:
+        """The asked rows int32 [B] and the history batch."""
         history = optional.pop("history_item_ids")
         history = tf.broadcast_to(history, [tf.shape(item_ids)[0], self.sizes.history])
-        batch = self._batch(history, optional)
-        known, shopper = (rows >= FIRST)[:, tf.newaxis], tf.reduce_any(batch["history_rows"] > PADDING, 1)
-        item = self._stages.value.project_items(tf.gather(self.retrieval_items, rows))
-        user = self._query(batch)
-        share = tf.where(known, tf.where(shopper[:, tf.newaxis], _HISTORY_SHARE, 0.0), 1.0)
-        query = tf.math.l2_normalize((1.0 - share) * item + share * user, axis=-1, epsilon=1e-12)
+        return self.rows_by_id(item_ids), self._batch(history, optional)
+
+    def _beside(
+        self, search: ItemSearch, item: tf.Tensor, shopper: tf.Tensor, rows: tf.Tensor, batch: Tensors
+    ) -> Tensors:
+        """The K products nearest to items [B, D], to which the shoppers' vectors [B, D] are added by their share."""
+        known, met = (rows >= FIRST)[:, tf.newaxis], tf.reduce_any(batch["history_rows"] > PADDING, 1)
+        share = tf.where(known, tf.where(met[:, tf.newaxis], self._history_share, 0.0), 1.0)
+        query = _normalised((1.0 - share) * item + share * shopper)
         excluded = tf.concat([batch["excluded_rows"], rows[:, tf.newaxis]], axis=1)
-        answered = known[:, 0] | shopper
-        rows, scores = self._nearest(query, ~answered, excluded, self.sizes.answer)
-        return {"item_ids": self.ids_by_row(rows), "scores": scores}
+        by_prior = ~(known[:, 0] | met)
+        answer, scores = search(Wanted(query, by_prior, excluded, batch, self.sizes.answer, rows))
+        return {"item_ids": self.ids_by_row(answer), "scores": scores}
 
     def embed_user(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The shopper's vector in the space of the index: embedding float32 [B, D], of norm 1."""
@@ -244,69 +296,47 @@ class RecommenderModule(tf.Module):
         near all of it.
         """
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        rows, scores = self._nearest(query, newcomer, batch["excluded_rows"], width)
+        rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width))
         if self.sizes.exclude_history:
             return rows, scores
         own = batch["history_rows"][:, -min(self.sizes.history, width // 2) :]
-        usable = tf.gather(self.recommendable, own) & ~_is_in(own, batch["excluded_rows"]) & ~_repeated(own)
+        usable = tf.gather(self.recommendable, own) & ~is_in(own, batch["excluded_rows"]) & ~repeated(own)
         own = tf.where(usable, own, PADDING)
-        own_scores = tf.where(usable, self._likeness(query, own), ABSENT_SCORE)
-        others = ~_is_in(rows, own)
+        own_scores = tf.where(usable, self.near.likeness(query, own), ABSENT_SCORE)
+        others = ~is_in(rows, own)
         room = width - tf.reduce_sum(tf.cast(usable, tf.int32), axis=1, keepdims=True)
         others &= tf.cumsum(tf.cast(others, tf.int32), axis=1) <= room
-        return _best(
+        return best(
             tf.concat([tf.where(others, rows, PADDING), own], axis=1),
             tf.concat([tf.where(others, scores, ABSENT_SCORE), own_scores], axis=1),
             width,
         )
 
-    def _nearest(
-        self, query: tf.Tensor, by_prior: tf.Tensor, excluded: tf.Tensor, width: int
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Products nearest to queries, best first, never a short list.
+    def _vectors(self, rows: tf.Tensor) -> tf.Tensor:
+        """Vectors as the index holds them: rows int32 [...] → float32 [..., D]."""
+        return self._stages.value.project_items(tf.gather(self.retrieval_items, rows))
 
-        Args:
-            query: [B, D].
-            by_prior: bool [B], those to answer by the popularity prior instead.
-            excluded: int32 [B, E] rows to leave out.
-            width: of the answer.
+    def _styles(self, rows: tf.Tensor) -> tf.Tensor:
+        """Styles as the index of styles holds them: rows int32 [...] → float32 [..., D]."""
+        return _normalised(self._vectors(rows) - tf.gather(self.class_means, tf.gather(self.class_of, rows)))
 
-        Returns:
-            Rows int32 and scores float32, [B, width] each; row 0 and ABSENT_SCORE where the catalogue has no more.
-        """
-        # So many more than `width` are fetched that it remains whatever is excluded.
-        scores, rows = self._index.value(query, k=width + excluded.shape[1])
-        usable = (rows >= FIRST) & ~_is_in(rows, excluded) & ~by_prior[:, tf.newaxis]
-        rows, scores = _best(tf.where(usable, rows, PADDING), tf.where(usable, scores, ABSENT_SCORE), width)
-        return tf.cond(
-            tf.reduce_any(rows == PADDING),
-            lambda: self._filled(query, by_prior, excluded, rows, scores),
-            lambda: (rows, scores),
+    def _add_complements(
+        self, complements: Complements, prior: NewcomerPrior, recommendable: np.ndarray, enough: int
+    ) -> None:
+        style = complements.style
+        self.class_means = tf.Variable(style.means, trainable=False, name="class_means")
+        self.class_of = tf.Variable(style.of_row, trainable=False, name="class_of")
+        order = np.argsort(-prior.scores, kind="stable")
+        order = order[recommendable[order]].astype(np.int32)
+        self.complementary = ItemSearch(
+            complements.index,
+            self._styles,
+            self.prior,
+            popular_in_any_other(order, style.category, enough),
+            complements.neighbours,
+            complements.behaviour_share,
+            style.category,
         )
-
-    def _filled(
-        self, query: tf.Tensor, by_prior: tf.Tensor, excluded: tf.Tensor, rows: tf.Tensor, scores: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """As many popular products in the empty places as there are, in the order of their scores."""
-        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, self.popular))
-        popular_scores = tf.where(
-            by_prior[:, tf.newaxis],
-            tf.gather(self.prior, self.popular)[tf.newaxis],
-            tf.matmul(query, vectors, transpose_b=True),
-        )
-        popular = tf.broadcast_to(self.popular, tf.shape(popular_scores))
-        usable = ~_is_in(popular, tf.concat([excluded, rows], axis=1))
-        # The most popular of the usable ones, no more of them than places are empty.
-        empty = tf.reduce_sum(tf.cast(rows == PADDING, tf.int32), axis=1, keepdims=True)
-        usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= empty
-        all_rows = tf.concat([rows, tf.where(usable, popular, PADDING)], axis=1)
-        all_scores = tf.concat([scores, tf.where(usable, popular_scores, ABSENT_SCORE)], axis=1)
-        return _best(all_rows, all_scores, rows.shape[1])
-
-    def _likeness(self, query: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Scores of stage one: queries [B, D], rows int32 [B, N] → [B, N]."""
-        vectors = self._stages.value.project_items(tf.gather(self.retrieval_items, rows))
-        return tf.einsum("bd,bnd->bn", query, vectors)
 
     def _rank(self, batch: Tensors, query: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
@@ -315,9 +345,9 @@ class RecommenderModule(tf.Module):
         state = stages.encode(newest, self.ranker_items)
         scores = stages.score(state, tf.gather(self.ranker_items, rows), rows)
         candidates = Candidates(rows, newest, self.ranker_items, self._facts.value)
-        scores = stages.head(candidates, scores, self._likeness(query, rows))
+        scores = stages.head(candidates, scores, self.near.likeness(query, rows))
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
-        scores = tf.where(newcomer, tf.gather(self.prior, rows), scores)
+        scores = tf.where(newcomer, self.prior.of(batch, rows), scores)
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)
         scores, places = tf.math.top_k(scores, rows.shape[1])
         return tf.gather(rows, places, batch_dims=1), scores, places
@@ -329,17 +359,19 @@ class RecommenderModule(tf.Module):
         no_history = {"history_item_ids": tf.constant("", shape=[1, self.sizes.history])}
         optional = self._optional_inputs()
         recommend = signature(self.recommend, history, optional)
-        return {
+        item = {"item_ids": tf.TensorSpec([None], tf.string)}
+        found = {
             "serving_default": recommend,
             "recommend": recommend,
             "retrieve": signature(self.retrieve, history, optional),
             "rank": signature(self.rank, history | candidates, optional),
-            "similar_items": signature(
-                self.similar_items, {"item_ids": tf.TensorSpec([None], tf.string)}, no_history | optional
-            ),
+            "similar_items": signature(self.similar_items, item, no_history | optional),
             "embed_user": signature(self.embed_user, history, optional),
             "explain": signature(self.explain, history | explained, optional),
         }
+        if self.complementary is not None:
+            found["complementary_items"] = signature(self.complementary_items, item, no_history | optional)
+        return found
 
     def _optional_inputs(self) -> Tensors:
         """Defaults of the optional inputs, of batch size 1."""
@@ -352,6 +384,11 @@ class RecommenderModule(tf.Module):
             _REGION: tf.constant("", shape=[1]),
             "exclude_item_ids": tf.constant("", shape=[1, exclusions]),
         }
+
+
+def _normalised(vectors: tf.Tensor) -> tf.Tensor:
+    """Vectors [..., D] of norm 1; one that is shorter than rounding stays about 0."""
+    return tf.math.l2_normalize(vectors, axis=-1, epsilon=SMALLEST_SQUARE)
 
 
 def _newest(batch: Tensors, length: int) -> Tensors:
@@ -371,25 +408,6 @@ def _last_slots(values: tf.Tensor, length: int) -> tf.Tensor:
 def _padding_left(rows: tf.Tensor) -> tf.Tensor:
     """The order of slots that puts padding to the left and leaves the rest as it is: int32 [B, L] for rows [B, L]."""
     return tf.argsort(tf.cast(rows > PADDING, tf.int32), axis=1, stable=True)
-
-
-def _is_in(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Whether each of rows [B, N] is one of others [B, E] of its line: bool [B, N]."""
-    return tf.reduce_any(rows[:, :, tf.newaxis] == others[:, tf.newaxis, :], axis=2)
-
-
-def _repeated(rows: tf.Tensor) -> tf.Tensor:
-    """Whether a row occurs again further right: bool [B, N] for [B, N]."""
-    again = np.triu(np.ones((rows.shape[1], rows.shape[1]), bool), 1)
-    return tf.reduce_any((rows[:, :, tf.newaxis] == rows[:, tf.newaxis, :]) & again, axis=2)
-
-
-def _best(rows: tf.Tensor, scores: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The `width` best of rows [B, N] by scores [B, N], equals in their order; filled up if N is less."""
-    missing = [[0, 0], [0, max(0, width - rows.shape[1])]]
-    rows = tf.pad(rows, missing, constant_values=PADDING)
-    scores, places = tf.math.top_k(tf.pad(scores, missing, constant_values=ABSENT_SCORE), width)
-    return tf.gather(rows, places, batch_dims=1), scores
 
 
 def _check_sizes(sizes: Sizes) -> None:

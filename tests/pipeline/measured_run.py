@@ -152,6 +152,21 @@ def measured_without_quality() -> dict[str, Any]:
     }
 
 
+def lists() -> dict[str, Any]:
+    """What the export says of its lists: by region is better, blends find more, one product with its lists."""
+    found = [{"behaviour_share": weight, "found": value} for weight, value in ((0.0, 0.1), (0.5, 0.3), (1.0, 0.2))]
+    chosen = {"by": ["region"], "strength": 100.0}
+    spans = {span: {"visitors": 300, "overall": 0.01, "by_segment": 0.05} for span in ("validation", "test")}
+    beside = {"behaviour_share": 0.5, "neighbours": 20, "products_with_neighbours": 6}
+    beside |= {"validation": {"pairs": 4_000, "found": found}}
+    return {
+        "new_visitors": {"chosen": chosen, "best": chosen | {"gain": 0.04, "standard_error": 0.01}, **spans},
+        "similar_items": beside,
+        "complementary_items": beside,
+        "examples": [{"item_id": "p5", "similar": ["p6", "p7"], "complementary": ["p1", "p0"]}],
+    }
+
+
 def write_run(run: Path, products: list[dict[str, Any]], examples: list[dict[str, Any]] | None) -> Path:
     """Writes a whole run below `run`; products without a picture unless they have an "image"."""
     _write_json(run / "metrics.json", metrics())

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.chain import assemble_metrics
 from pipeline.embedding_quality import TARGETS, embedding_quality
-from tests.pipeline.measured_run import measured_without_quality, quality_measured
+from tests.pipeline.measured_run import lists, measured_without_quality, quality_measured
 
 
 def verdicts(
@@ -117,6 +117,7 @@ def test_metrics_hold_the_quality_of_all_steps(tmp_path: Path) -> None:
         "steps/train-head/head.json": measured["head"],
         "steps/train-ranker/drift.json": moved,
         "steps/export/index.json": measured["index"],
+        "steps/export/lists.json": lists(),
         "steps/embedding-quality/embedding_quality.json": quality_measured(),
         "config.json": {"name": "Pots", "warm_start": "runs/monday"},
     }

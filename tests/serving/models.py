@@ -73,7 +73,7 @@ class TinyRecommender(tf.Module):
         }
 
     def save(self, directory: Path) -> Path:
-        """Writes recommend (= serving_default), retrieve, rank, similar_items and embed_user."""
+        """Writes recommend (= serving_default), retrieve, rank, similar_items, complementary_items and embed_user."""
         length = self.history_length
         ids = _spec([None, length], tf.string, "history_item_ids")
         types = _spec([None, length], tf.string, "history_event_types")
@@ -114,13 +114,19 @@ class TinyRecommender(tf.Module):
             alone = item_ids[:, tf.newaxis]
             return self.best(products, tf.tile(alone, [1, length]), alone)
 
+        @tf.function(input_signature=[item])
+        def complementary_items(item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            products = tf.tile(self.items[tf.newaxis, ::-1], [tf.shape(item_ids)[0], 1])
+            return self.best(products, tf.fill([tf.shape(item_ids)[0], length], ""), item_ids[:, tf.newaxis])
+
         @tf.function(input_signature=[ids])
         def embed_user(history_item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
             known = tf.cast(history_item_ids[:, :, tf.newaxis] == self.items[tf.newaxis, tf.newaxis], tf.float32)
             return {"embedding": tf.reduce_sum(known, axis=1) * self.weight}
 
         signatures = {"serving_default": recommend, "recommend": recommend, "retrieve": recommend, "rank": rank}
-        signatures |= {"similar_items": similar_items, "embed_user": embed_user}
+        signatures |= {"similar_items": similar_items, "complementary_items": complementary_items}
+        signatures["embed_user"] = embed_user
         tf.saved_model.save(self, str(directory), signatures=signatures)
         return directory
 

@@ -94,6 +94,13 @@ def test_similar_items(client: RecommenderClient) -> None:
     assert len(client.similar_items("sku-3", k=2).item_ids) == 2
 
 
+def test_complementary_items(client: RecommenderClient) -> None:
+    # The small model's are the others from the end of the catalogue, all with the score 0.
+    answer = client.complementary_items("sku-5", k=2)
+    assert answer.item_ids == ("sku-6", "sku-4")
+    assert answer.scores == (0.0, 0.0)
+
+
 def test_embed_user(client: RecommenderClient) -> None:
     assert client.embed_user(["sku-1", "sku-1", "sku-3"]) == (2.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 

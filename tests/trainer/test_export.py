@@ -13,15 +13,17 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tests.trainer.exported import ServedModel
+from tests.trainer.test_newcomer_prior import with_newcomers
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.candidate_features import Candidates, product_facts
 from trainer.candidate_head import CandidateHead, save_head
 from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig
-from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
 from trainer.export import ExportError, export
 from trainer.index import ABSENT_SCORE
 from trainer.model_files import save_model
+from trainer.neighbours import neighbours_by_purchases, neighbours_by_sessions
 from trainer.queries import build_queries, load_split
 from trainer.ranker import Ranker
 from trainer.ranking import candidate_rows, order_keys
@@ -38,12 +40,20 @@ STRANGER = "sold-by-someone-else"
 class World:
     """A shop, three models that have learned nothing, and where their export is."""
 
-    def __init__(self, folder: Path, unavailable: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        unavailable: tuple[int, ...] = (),
+        sequences: Sequences | None = None,
+        categories: bool = True,
+    ) -> None:
         catalogue = checkerboard_catalogue()
+        if not categories:
+            catalogue = replace(catalogue, categories=np.full(catalogue.size, "", dtype=object))
         available = catalogue.available.copy()
         available[list(unavailable)] = False
         self.folder, self.transform = folder, folder / "transform"
-        write_transform(self.transform, replace(catalogue, available=available), checkerboard_sequences())
+        write_transform(self.transform, replace(catalogue, available=available), sequences or checkerboard_sequences())
         self.catalogue: Catalogue = load_catalogue(self.transform)
         tf.keras.utils.set_random_seed(3)
         self.retrieval = RetrievalModel(self.catalogue, RetrievalConfig(dim=D, history_length=L, heads=2))
@@ -175,6 +185,7 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "retrieve": (history | optional, candidates),
         "rank": (history | optional | {"candidate_item_ids": ("string", [-1, C])}, candidates),
         "similar_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
+        "complementary_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
         "embed_user": (history | optional, {"embedding": ("float32", [-1, D])}),
         "explain": (
             history | optional | {"candidate_item_ids": ("string", [-1, E])},
@@ -199,9 +210,10 @@ def test_optional_inputs_have_defaults_of_batch_size_one(served: ServedModel, si
         assert not np.any(value.astype(bool)), f"{name}: nothing is the default"
 
 
-def test_similar_items_can_do_without_a_history(served: ServedModel) -> None:
-    assert "history_item_ids" in served.signatures["similar_items"].defaults
-    assert "item_ids" not in served.signatures["similar_items"].defaults
+@pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
+def test_lists_beside_a_product_can_do_without_a_history(served: ServedModel, signature: str) -> None:
+    assert "history_item_ids" in served.signatures[signature].defaults
+    assert "item_ids" not in served.signatures[signature].defaults
 
 
 def test_recommend_is_the_two_stages_one_after_the_other(world: World, served: ServedModel) -> None:
@@ -446,12 +458,74 @@ def test_similar_items_leans_to_the_history_given(world: World, served: ServedMo
     assert np.abs(plain["scores"] - blended["scores"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
 @pytest.mark.parametrize("item_id", [STRANGER, ""])
-def test_similar_items_of_an_unknown_product_are_the_popular_ones(
-    world: World, served: ServedModel, item_id: str
+def test_lists_beside_an_unknown_product_are_the_popular_ones(
+    world: World, served: ServedModel, signature: str, item_id: str
 ) -> None:
     popular = served("recommend", history_item_ids=[[""] * L])
-    assert names(served("similar_items", item_ids=[item_id])) == names(popular)
+    assert names(served(signature, item_ids=[item_id])) == names(popular)
+
+
+def styles_of(world: World) -> np.ndarray:
+    """Worked out a second time: the vectors without the mean of their colour, of norm 1; float32 [V, D]."""
+    vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
+    for colour in (0, 1):
+        vectors[2 + colour :: 2] -= vectors[2 + colour :: 2].mean(axis=0)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+def complementary(world: World, query: np.ndarray, item: int, excluded: Sequence[int] = ()) -> list[str]:
+    """The K products of the other colour nearest to a style [D]."""
+    dots = styles_of(world) @ query
+    dots[[0, 1, *excluded]] = -np.inf
+    dots[np.arange(world.catalogue.size) % 2 == item % 2] = -np.inf
+    return world.ids(*np.argsort(-dots)[:K])
+
+
+@pytest.mark.parametrize("item", [6, 7])
+def test_complementary_items_are_the_nearest_in_style_of_the_other_categories(
+    world: World, served: ServedModel, item: int
+) -> None:
+    answer = served("complementary_items", item_ids=world.ids(item))
+    styles = styles_of(world)
+    expected = complementary(world, styles[item], item)
+    assert names(answer) == [expected]
+    rows = [world.catalogue.item_ids.tolist().index(name) for name in expected]
+    np.testing.assert_allclose(answer["scores"][0], styles[rows] @ styles[item], atol=1e-5)
+
+
+def test_complementary_items_lean_to_the_style_of_the_history(world: World, served: ServedModel) -> None:
+    styles = styles_of(world)
+    mean = styles[list(HISTORY)].mean(axis=0)
+    query = 0.7 * styles[6] + 0.3 * mean / np.linalg.norm(mean)
+    answer = served("complementary_items", item_ids=world.ids(6), history_item_ids=[padded(world.ids(*HISTORY), L)])
+    assert names(answer) == [complementary(world, query / np.linalg.norm(query), 6)]
+
+
+@pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
+def test_lists_beside_a_product_leave_out_what_is_excluded_and_stay_full(
+    world: World, served: ServedModel, signature: str
+) -> None:
+    full = names(served(signature, item_ids=world.ids(6)))[0]
+    without = names(served(signature, item_ids=world.ids(6), exclude_item_ids=[full[:X]]))[0]
+    assert not set(without) & {*full[:X], *world.ids(6)}
+    assert len(set(without) - {""}) == K
+
+
+@pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
+def test_a_batch_of_products_answers_as_each_of_them_does(world: World, served: ServedModel, signature: str) -> None:
+    ids = [*world.ids(6, 7), STRANGER]
+    together = names(served(signature, item_ids=ids))
+    assert together == [names(served(signature, item_ids=[one]))[0] for one in ids]
+
+
+def test_one_click_makes_the_answer_personal(world: World, served: ServedModel) -> None:
+    newcomer = names(served("recommend", history_item_ids=[[""] * L]))
+    for row in (6, 9):
+        answer = served("recommend", history_item_ids=[padded(world.ids(row), L)])
+        assert names(answer) == [world.expected([row])[0]]
+        assert names(answer) != newcomer
 
 
 def test_embedding_is_the_query_tower_s(world: World, served: ServedModel) -> None:
@@ -499,7 +573,7 @@ def test_every_answer_is_finite_and_distinct(world: World, served: ServedModel) 
         assert len(set(line) - {""}) == K
 
 
-def test_one_searcher_serves_all_signatures(served: ServedModel) -> None:
+def test_there_is_one_searcher_for_each_index(served: ServedModel) -> None:
     library = served.meta_graph.graph_def.library.function
     searchers = {
         node.attr["shared_name"].s
@@ -507,8 +581,9 @@ def test_one_searcher_serves_all_signatures(served: ServedModel) -> None:
         for node in function.node_def
         if node.op == "Scann>TensorsToScann"
     }
-    assert len(searchers) == 1
-    assert next(iter(searchers)).startswith(b"tandem-")
+    # One of vectors, which five signatures search, and one of styles.
+    assert len(searchers) == 2
+    assert all(name.startswith(b"tandem-") for name in searchers)
 
 
 def test_only_what_a_signature_reads_is_saved(world: World, output: Path) -> None:
@@ -543,20 +618,32 @@ def test_export_answers_alone_in_another_process(world: World, output: Path, tmp
         "ids, scores = (answer[name].numpy()[0] for name in ('item_ids', 'scores'))\n"
         "explained = ask('explain', candidate_item_ids=tf.constant(json.loads(sys.argv[3])))\n"
         "told = explained['attributions'].numpy()[0]\n"
-        "print(json.dumps([ids.astype(str).tolist(), scores.tolist(), told.tolist()]))\n"
+        "nothing = {'history_item_ids': tf.fill(history.shape, '')}\n"
+        "beside = ask('complementary_items', item_ids=tf.constant(sys.argv[4:]), **nothing)['item_ids'].numpy()\n"
+        "beside = beside.astype(str).tolist()\n"
+        "print(json.dumps([ids.astype(str).tolist(), scores.tolist(), told.tolist(), beside]))\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program, str(moved), json.dumps(history), json.dumps([world.ids(7, 8, 9)])],
+        [
+            sys.executable,
+            "-c",
+            program,
+            str(moved),
+            json.dumps(history),
+            json.dumps([world.ids(7, 8, 9)]),
+            *world.ids(6),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    ids, scores, told = json.loads(run.stdout.splitlines()[-1])
+    ids, scores, told, beside = json.loads(run.stdout.splitlines()[-1])
     _, attributions = world.explained(HISTORY, (7, 8, 9))
     np.testing.assert_allclose(np.array(told)[:, :4], attributions[:, -4:], atol=1e-3)
     expected_ids, expected_scores = world.expected(list(HISTORY))
     assert ids == expected_ids
+    assert beside == [complementary(world, styles_of(world)[6], 6)]
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
 
 
@@ -575,6 +662,16 @@ def test_every_warm_up_request_is_answered(output: Path, model: str) -> None:
             seen.add((request.model_spec.signature_name, len(next(iter(inputs.values())))))
         assert {name for name, _ in seen} == set(served.signatures)
     assert {batch for _, batch in seen} == {1, 8, 32}
+
+
+def test_lists_report_says_what_was_chosen_and_what_is_in_the_lists(output: Path) -> None:
+    report = json.loads((output / "lists.json").read_text())
+    assert report["new_visitors"]["chosen"] == {"by": [], "strength": None}
+    assert report["similar_items"]["behaviour_share"] == CONFIG.similar_behaviour_share
+    # Sessions of a single product tell no pair.
+    assert report["similar_items"]["products_with_neighbours"] == 0
+    assert "validation" not in report["similar_items"]
+    assert report["complementary_items"]["neighbours"] == CONFIG.neighbours
 
 
 def test_index_report_says_what_was_measured(world: World, output: Path) -> None:
@@ -603,8 +700,8 @@ def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def unseen(world: World) -> Path:
-    """Another export of the same models: exact search, products of the history left out."""
-    return world.export("unseen", replace(CONFIG, index="brute_force", exclude_history=True))
+    """Another export of the same models: exact search, products of the history left out, no complementary ones."""
+    return world.export("unseen", replace(CONFIG, index="brute_force", exclude_history=True, complementary=False))
 
 
 def test_products_of_the_history_can_be_left_out(world: World, unseen: Path) -> None:
@@ -641,3 +738,101 @@ def test_catalogue_without_an_available_product_is_refused(tmp_path: Path) -> No
 def test_answer_longer_than_the_candidates_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match=r"export\.k must not exceed export\.candidates \(10\), received 11"):
         world.export("refused", replace(CONFIG, k=11))
+
+
+def with_sessions(sequences: Sequences) -> Sequences:
+    """Histories as sessions of four, of which the newest two are from the other end of the catalogue's other colour."""
+    rows = sequences.rows.copy()
+    places = np.arange(len(rows)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    crossing = places % 4 >= 2
+    rows[crossing] = 27 - rows[crossing]
+    kinds = np.full(len(rows), EVENT_TYPES["purchase"])
+    return replace(
+        sequences,
+        rows=rows,
+        types=kinds.astype(np.int8),
+        labels=(1 << kinds).astype(np.int32),
+        sessions=(places // 4).astype(np.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def sociable(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose products go along with each other."""
+    return World(tmp_path_factory.mktemp("sociable"), sequences=with_sessions(checkerboard_sequences()))
+
+
+def test_behaviour_is_blended_with_likeness(sociable: World) -> None:
+    """score = (1 − s) · cosine + s · strength, for similar and for complementary products."""
+    config = replace(CONFIG, similar_behaviour_share=0.4, complementary_behaviour_share=0.6, neighbours=5)
+    output = sociable.export("export", config)
+    catalogue, size = sociable.catalogue, sociable.catalogue.size
+    vectors = sociable.retrieval.candidate_embeddings(tf.range(size)).numpy()
+    sequences = load_sequences(sociable.transform)
+    colour = np.concatenate([[-1, -1], np.arange(2, size) % 2])
+    tables = {
+        "similar_items": (neighbours_by_sessions(sequences, catalogue, 5), vectors, 0.4),
+        "complementary_items": (
+            neighbours_by_purchases(sequences, catalogue, colour, 5),
+            styles_of(sociable),
+            0.6,
+        ),
+    }
+    with ServedModel(output / "recommender") as served:
+        for signature, (table, space, share) in tables.items():
+            assert table.rows[6].all()
+            strengths = np.zeros(size)
+            strengths[table.rows[6]] = table.strengths[6]
+            scores = (1 - share) * space @ space[6] + share * strengths
+            scores[[0, 1, 6]] = -np.inf
+            if signature == "complementary_items":
+                scores[colour == 0] = -np.inf
+            answer = served(signature, item_ids=sociable.ids(6))
+            assert names(answer) == [sociable.ids(*np.argsort(-scores)[:K])]
+            np.testing.assert_allclose(answer["scores"][0], np.sort(scores)[::-1][:K], atol=1e-5)
+    report = json.loads((output / "lists.json").read_text())
+    assert report["similar_items"]["behaviour_share"] == 0.4
+    assert report["similar_items"]["products_with_neighbours"] == size - 2
+
+
+def test_new_visitors_are_answered_by_their_segment(tmp_path: Path) -> None:
+    """Regions 2 and 3 take products of one colour each, so that visitors from there get that colour."""
+    world = World(tmp_path, sequences=with_newcomers())
+    output = world.export("export", CONFIG)
+    assert "region" in json.loads((output / "lists.json").read_text())["new_visitors"]["chosen"]["by"]
+    nobody = [[""] * L]
+    with ServedModel(output / "recommender") as served:
+        overall = served("recommend", history_item_ids=nobody)
+        assert names(served("recommend", history_item_ids=nobody, context_region=["Mars"])) == names(overall)
+        for region, colour in (("region-2", "white"), ("region-3", "black")):
+            for signature in ("recommend", "retrieve"):
+                answer = served(signature, history_item_ids=nobody, context_region=[region])
+                assert all(item.startswith(colour) for item in names(answer)[0][:K])
+                assert (np.diff(answer["scores"][0]) <= 0).all()
+            listed = names(served("recommend", history_item_ids=nobody, context_region=[region]))[0]
+            without = served(
+                "recommend", history_item_ids=nobody, context_region=[region], exclude_item_ids=[listed[:X]]
+            )
+            assert not set(names(without)[0]) & set(listed[:X])
+            assert len(set(names(without)[0]) - {""}) == K
+        # A history says more than where its shopper is.
+        known = [padded(world.ids(*HISTORY), L)]
+        here, there = (
+            served("retrieve", history_item_ids=known, context_region=[region]) for region in ("region-2", "region-3")
+        )
+        assert all(np.isfinite(answer["scores"]).all() for answer in (here, there))
+
+
+def test_catalogue_without_categories_has_no_complementary_items(tmp_path: Path) -> None:
+    world = World(tmp_path, categories=False)
+    output = world.export("export", CONFIG)
+    assert json.loads((output / "lists.json").read_text())["complementary_items"] == {
+        "reason": "no product has a category"
+    }
+    with ServedModel(output / "recommender") as served:
+        assert "complementary_items" not in served.signatures
+
+
+def test_complementary_items_can_be_left_out(unseen: Path) -> None:
+    with ServedModel(unseen / "recommender") as served:
+        assert "complementary_items" not in served.signatures

@@ -93,6 +93,17 @@ def test_retrieval_learns_the_checkerboard_and_places_new_products_by_content(re
     assert colour_separation(retrieval_scores(load_retrieval(retrieval_dir, CATALOGUE))) > 0.95
 
 
+def test_one_click_makes_the_retrieval_personal(retrieval_dir: Path) -> None:
+    """A visitor who clicked one product, be it new, is nearer to products of its colour than to any other."""
+    model = load_retrieval(retrieval_dir, CATALOGUE)
+    vectors = model.candidate_embeddings(tf.constant(ROWS)).numpy()
+    black, white = vectors[ROWS % 2 == 1], vectors[ROWS % 2 == 0]
+    for row in (5, 11, 24, 25, 4, 12):
+        query = model.query_embeddings(make_query([row])).numpy()[0]
+        own, other = (black, white) if row % 2 else (white, black)
+        assert (own @ query).mean() > (other @ query).max()
+
+
 _ASK = """
 import sys
 from pathlib import Path
