@@ -255,6 +255,8 @@ class ExportConfig:
     # K, C and X of the signatures (L is the ranker's history_length).
     k: Positive = 100
     candidates: Positive = 200
+    # As `evaluation.new_candidates`.
+    new_candidates: Count = 20
     exclude_length: Positive = 100
     # Whether products of the history are left out of the answer.
     exclude_history: bool = False

@@ -31,6 +31,7 @@ from trainer.queries import Queries, Span, build_queries, load_split, sample_use
 from trainer.ranker import Ranker, load_ranker
 from trainer.recommender_module import Complements, ItemLists, RecommenderModule, Sizes, Stages, Strings, fetched
 from trainer.retrieval import RetrievalModel, load_retrieval
+from trainer.shortlist import new_places, unmet_rows
 from trainer.string_tables import write_asset
 from trainer.style import style_classes
 from trainer.warmup import Request, write_warmup
@@ -93,7 +94,13 @@ class _World:
             exclusions=config.exclude_length,
             explained=config.explained_candidates,
             exclude_history=config.exclude_history,
+            new=new_places(config.candidates, config.new_candidates, len(self.unmet)),
         )
+
+    @property
+    def unmet(self) -> np.ndarray:
+        """Products that may be recommended and that training never met: int32 rows."""
+        return unmet_rows(self.catalogue, self.catalogue.available)
 
 
 def export(
@@ -363,7 +370,7 @@ def _recommender(
         },
         default_event_type=int(numbers[counts.argmax()]),
     )
-    return RecommenderModule(stages, index, strings, world.sizes, prior, catalogue.available, lists)
+    return RecommenderModule(stages, index, strings, world.sizes, prior, catalogue.available, lists, world.unmet)
 
 
 def _prior(world: _World, transform_dir: Path) -> tuple[NewcomerPrior, dict[str, Any]]:

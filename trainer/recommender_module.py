@@ -13,6 +13,7 @@ from trainer.index import ABSENT_SCORE, Index
 from trainer.item_search import ItemSearch, Wanted
 from trainer.neighbours import Neighbours
 from trainer.newcomer_prior import NewcomerPrior
+from trainer.newest_search import NewestSearch
 from trainer.ranker import RankerState
 from trainer.row_lists import best, is_in, repeated
 from trainer.served_prior import ServedPrior
@@ -35,6 +36,7 @@ class Sizes:
     explained: int  # C', candidates that `explain` takes
     # Whether products of the history are left out of answers.
     exclude_history: bool
+    new: int = 0  # places among the candidates for products that training never met
 
     @property
     def excluded(self) -> int:
@@ -126,6 +128,7 @@ class RecommenderModule(tf.Module):
         prior: NewcomerPrior,
         recommendable: np.ndarray,
         lists: ItemLists,
+        unmet: np.ndarray,
     ) -> None:
         """Args:
         stages: the trained models.
@@ -135,6 +138,7 @@ class RecommenderModule(tf.Module):
         prior: score of each product for a shopper of whom nothing is known.
         recommendable: bool [V], rows that may be answered; False for the reserved ones.
         lists: of `similar_items` and `complementary_items`.
+        unmet: int32 [U] recommendable rows that training never met, for which `sizes.new` candidates are kept.
         """
         super().__init__(name="recommender")
         _check_sizes(sizes)
@@ -164,6 +168,7 @@ class RecommenderModule(tf.Module):
         self.similar = ItemSearch(
             index, self._vectors, self.prior, self.prior.popular, lists.neighbours, lists.behaviour_share
         )
+        self.newest = NewestSearch(unmet, self._vectors(tf.constant(unmet)), sizes.new) if sizes.new else None
         self.complementary: ItemSearch | None = None
         if lists.complements:
             self._add_complements(lists.complements, prior, recommendable, enough)
@@ -290,27 +295,35 @@ class RecommenderModule(tf.Module):
         return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
 
     def _candidates(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows and scores of stage one, [B, width] each: the shopper's own newest products and the nearest others.
+        """Rows and scores of stage one, [B, width] each: what is kept (trainer/shortlist.py) and the nearest others."""
+        newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
+        rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width))
+        parts = [] if self.sizes.exclude_history else [self._own(batch, query, width)]
+        if self.newest is not None:
+            parts.append(self.newest(query, batch["excluded_rows"], newcomer))
+        if not parts:
+            return rows, scores
+        kept, kept_scores = (tf.concat(values, axis=1) for values in zip(*parts, strict=True))
+        distinct = (kept >= FIRST) & ~repeated(kept)
+        kept, kept_scores = tf.where(distinct, kept, PADDING), tf.where(distinct, kept_scores, ABSENT_SCORE)
+        others = ~is_in(rows, kept)
+        room = width - tf.reduce_sum(tf.cast(distinct, tf.int32), axis=1, keepdims=True)
+        others &= tf.cumsum(tf.cast(others, tf.int32), axis=1) <= room
+        return best(
+            tf.concat([tf.where(others, rows, PADDING), kept], axis=1),
+            tf.concat([tf.where(others, scores, ABSENT_SCORE), kept_scores], axis=1),
+            width,
+        )
+
+    def _own(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """The shoppers' own newest products: rows, 0 = none, and scores, [B, N] each.
 
         Where people buy again, what they had is what they most often take; an embedding of the whole history cannot be
         near all of it.
         """
-        newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width))
-        if self.sizes.exclude_history:
-            return rows, scores
         own = batch["history_rows"][:, -min(self.sizes.history, width // 2) :]
-        usable = tf.gather(self.recommendable, own) & ~is_in(own, batch["excluded_rows"]) & ~repeated(own)
-        own = tf.where(usable, own, PADDING)
-        own_scores = tf.where(usable, self.near.likeness(query, own), ABSENT_SCORE)
-        others = ~is_in(rows, own)
-        room = width - tf.reduce_sum(tf.cast(usable, tf.int32), axis=1, keepdims=True)
-        others &= tf.cumsum(tf.cast(others, tf.int32), axis=1) <= room
-        return best(
-            tf.concat([tf.where(others, rows, PADDING), own], axis=1),
-            tf.concat([tf.where(others, scores, ABSENT_SCORE), own_scores], axis=1),
-            width,
-        )
+        usable = tf.gather(self.recommendable, own) & ~is_in(own, batch["excluded_rows"])
+        return tf.where(usable, own, PADDING), tf.where(usable, self.near.likeness(query, own), ABSENT_SCORE)
 
     def _vectors(self, rows: tf.Tensor) -> tf.Tensor:
         """Vectors as the index holds them: rows int32 [...] → float32 [..., D]."""

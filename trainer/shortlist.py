@@ -9,6 +9,9 @@ from trainer.queries import Queries
 from trainer.ranking import top_rows
 from transform.tables import FIRST
 
+# Unmet products that compete for their places: each request looks at every one of them.
+_MOST_UNMET = 10_000
+
 
 @dataclass(frozen=True)
 class Shortlist:
@@ -46,13 +49,17 @@ def new_places(size: int, wanted: int, unmet: int) -> int:
     return min(wanted, size // 4, unmet)
 
 
-def unmet_products(catalogue: Catalogue) -> np.ndarray:
-    """Products that training never met: bool [V]."""
-    unmet = catalogue.train_counts == 0
+def unmet_rows(catalogue: Catalogue, members: np.ndarray) -> np.ndarray:
+    """Products of `members`, bool [V], that training never met: int32 rows; the newest where there are too many."""
+    unmet = members & (catalogue.train_counts == 0)
     unmet[:FIRST] = False
-    return unmet
+    rows = np.flatnonzero(unmet)
+    newest = np.argsort(-catalogue.known_from[rows], kind="stable")[:_MOST_UNMET]
+    return np.sort(rows[newest]).astype(np.int32)
 
 
 def make_shortlist(catalogue: Catalogue, size: int, new_places: int) -> Shortlist:
     """The rule for a catalogue."""
-    return Shortlist(size, new_places, unmet_products(catalogue))
+    unmet = np.zeros(catalogue.size, bool)
+    unmet[unmet_rows(catalogue, np.ones(catalogue.size, bool))] = True
+    return Shortlist(size, new_places, unmet)

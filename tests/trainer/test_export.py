@@ -29,9 +29,12 @@ from trainer.ranker import Ranker
 from trainer.ranking import candidate_rows, order_keys
 from trainer.retrieval import RetrievalModel
 from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
+from trainer.shortlist import make_shortlist
 from transform.tables import EVENT_TYPES
 
 L, K, C, X, D, E = 8, 6, 10, 4, 8, 3
+# Products of the checkerboard that training never met.
+NEW = (24, 25)
 CONFIG = ExportConfig(k=K, candidates=C, exclude_length=X, explained_candidates=E, recall_queries=20)
 # Never met in training: the catalogue's last products.
 STRANGER = "sold-by-someone-else"
@@ -116,10 +119,12 @@ class World:
 
 
 def own_and_nearest(history: Sequence[int], dots: np.ndarray) -> np.ndarray:
-    """The C candidates of stage one, nearest first: the newest products of the history, and the nearest others."""
-    own = [row for row in dict.fromkeys(history[-(C // 2) :]) if np.isfinite(dots[row])]
-    others = [row for row in np.argsort(-dots) if row not in own]
-    candidates = np.array([*own, *others[: C - len(own)]])
+    """The C candidates of stage one, nearest first: the newest products of the history, those that training never met
+    (at most a quarter), and the nearest others."""
+    new = sorted(NEW, key=lambda row: -dots[row])[: C // 4]
+    kept = [row for row in dict.fromkeys([*history[-(C // 2) :], *new]) if np.isfinite(dots[row])]
+    others = [row for row in np.argsort(-dots) if row not in kept]
+    candidates = np.array([*kept, *others[: C - len(kept)]])
     return candidates[np.argsort(-dots[candidates])]
 
 
@@ -356,7 +361,7 @@ def test_rank_scores_as_the_evaluation_does(world: World, served: ServedModel) -
         scorer.scores(queries, 0, 6) for scorer in (RetrievalScorer(world.retrieval, 8), RankerScorer(world.ranker, 8))
     )
     keys = order_keys(retrieval, queries.excluded(0, 6))
-    rows = candidate_rows(keys, queries.own_products(0, 6, C), C)
+    rows = candidate_rows(keys, make_shortlist(world.catalogue, C, 20).kept(queries, 0, 6, keys), C)
     given = (np.take_along_axis(scores, rows, axis=1) for scores in (ranker, retrieval))
     expected = HeadScorer(world.head, world.ranker, world.catalogue, 8).scores(queries, 0, rows, *given)
     batch = queries.batch(0, 6)

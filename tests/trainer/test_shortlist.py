@@ -1,9 +1,12 @@
 """The candidates of stage two: places for what training never met."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from tests.trainer.small_shop import TIME, VIEW, make_catalogue, make_sequences
 from trainer.config import EvaluationConfig
+from trainer.newest_search import NewestSearch
 from trainer.queries import build_queries
 from trainer.ranking import candidate_rows, order_keys
 from trainer.shortlist import Shortlist, make_shortlist, new_places
@@ -41,3 +44,12 @@ def test_places_are_as_many_as_wanted_as_there_are_and_a_quarter_at_most() -> No
         10,
         0,
     )
+
+
+def test_the_graph_finds_the_best_that_are_not_excluded() -> None:
+    vectors = tf.constant([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    search = NewestSearch(np.array([7, 8, 9], np.int32), vectors, places=1)
+    queries, excluded = tf.constant([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), tf.constant([[0], [7], [0]])
+    rows, scores = search(queries, excluded, tf.constant([False, False, True]))
+    assert [sorted(line[line > 0]) for line in rows.numpy()] == [[7], [8], []]
+    assert scores.numpy()[rows.numpy() > 0] == pytest.approx([1.0, 0.9])
