@@ -306,6 +306,7 @@ def _item_encoder_requests(world: _World) -> Iterator[Request]:
             "serving_default",
             {
                 "title": catalogue.titles[chosen],
+                "description": np.full([batch], "", dtype=object),
                 "category": catalogue.categories[chosen],
                 "brand": np.full([batch], "", dtype=object),
                 "attributes": np.full([batch, width], "", dtype=object),

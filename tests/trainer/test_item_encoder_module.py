@@ -61,7 +61,7 @@ TITLES = ["Red shoe, GRÖSSE 42!", "", "unheard-of words"]
 CATEGORIES = ["Kleidung > Hosen > Jeans", "Schuhe", ""]
 BRANDS = ["acme", "", "Müller & Söhne"]
 ATTRIBUTES = [["colour=red", "size=L"], ["size=XXL"], []]
-PRICES = [9.99, math.nan, 0.0]
+PRICES = [9.99, math.nan, 0.01]
 
 
 def read_by_the_transform() -> dict[str, np.ndarray]:
@@ -168,7 +168,7 @@ def test_title_alone_is_enough(served: ServedModel) -> None:
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("price", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("price", [math.nan, math.inf, -1.0, 0.0])
 def test_price_that_is_none_counts_as_absent(served: ServedModel, price: float) -> None:
     odd = served("serving_default", title=["red shoe"], price=[price])["embedding"]
     np.testing.assert_array_equal(odd, served("serving_default", title=["red shoe"])["embedding"])
@@ -233,7 +233,7 @@ def test_graph_makes_the_category_prefixes_of_the_transform(paths: list[str]) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0, 1e9, width=32), min_size=1))
+@given(st.lists(st.floats(0, 1e9, exclude_min=True, width=32), min_size=1))
 def test_graph_normalises_prices_as_the_transform_does(prices: list[float]) -> None:
     values = np.array(prices, np.float32)
     made = normalised(tf.constant(values), 2.0, 0.5).numpy()[:, 0]
