@@ -24,8 +24,8 @@ def signature(
 ) -> Function:
     """A tf.function with named inputs.
 
-    `function` is traced once, here, and called as a whole by whatever traces the signature. TensorFlow traces a
-    signature anew when it saves it; with the body inside, a SavedModel took twice the time and held everything twice.
+    `function` is traced once, here, and called as a whole by whatever traces the signature: TensorFlow does so again
+    when it saves it, which would take as long as the first time.
 
     Args:
         function: takes the inputs by name.
