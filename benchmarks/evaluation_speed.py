@@ -34,6 +34,7 @@ from trainer.queries import Queries, Split
 from trainer.rank_systems import rank_systems
 from trainer.scorers import Scorer, block_size
 from trainer.segments import groupings
+from trainer.shortlist import make_shortlist
 from transform.tables import FIRST
 
 HISTORY, CONTENT, REPEATS = 165, 3, 3
@@ -104,8 +105,9 @@ def evaluate_once(shop: Shop, test: Queries, given: GivenScores, watch: Stopwatc
     queries: list[tuple[Queries, dict[str, Scorer]]] = [(test, {"ranker": given})]
     block = block_size(shop.catalogue.size)
     unlearned = product_groups(shop.catalogue, None)
+    shortlist = make_shortlist(shop.catalogue, shop.config.candidates, shop.config.new_candidates)
     (protocol,) = watch.time(
-        "ranks and lists", lambda: rank_systems("speed", queries, shop.config.candidates, block, groups=unlearned)
+        "ranks and lists", lambda: rank_systems("speed", queries, shortlist, block, groups=unlearned)
     )
     watch.time("metrics of each query", lambda: query_metrics(protocol, *settings))
     attributes = watch.time("groups", lambda: groupings(test, shop.catalogue, shop.context_names))

@@ -85,7 +85,10 @@ def write_embedding_quality(
     catalogue = load_catalogue(transform_dir)
     found = measure_embeddings(catalogue, retrieval_dir, ranker_dir)
     sales = read_attributed_sales(data, 3600 * config.max_future_hours)
-    measured = {stage: asdict(geometry) for stage, geometry in found.geometry.items()} | {"sales": asdict(sales)}
+    measured = {
+        stage: asdict(geometry) | {"modalities": asdict(found.modalities[stage])}
+        for stage, geometry in found.geometry.items()
+    } | {"sales": asdict(sales)}
     text = json.dumps(measured, indent=2, allow_nan=False)
     (output / MEASURED_FILE).write_text(text, encoding="utf-8")
     write_map(output / MAP_FILE, catalogue, found.map_rows, found.map_points)

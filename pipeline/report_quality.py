@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.catalogue_map import CatalogueMap, Point, draw_map
 from pipeline.charts import figure as short
 from pipeline.embedding_quality import MEETS, MISSES, NOT_MEASURED
-from pipeline.report_models import label
+from pipeline.report_models import label, readable
 from pipeline.report_tables import ABSENT, Cell, Row, Table, metric, share
 
 _STAGES = {"retrieval": "retrieval", "ranker": "ranker", "two_stage": "two stages", "index": "index", "shop": "shop"}
@@ -37,6 +37,7 @@ class Quality:
     summary: str
     tone: str
     table: Table
+    modalities: list[Table]
     map: CatalogueMap | None
 
 
@@ -53,7 +54,24 @@ def quality(measured: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) ->
     rows = [Row(_name(found), _cells(found)) for found in verdicts]
     table = Table("Every figure with its target", ["Figure", "Value", "Target", "Verdict"], rows)
     summary, tone = _summary(verdicts)
-    return Quality(summary, tone, table, draw_map([Point(**point) for point in points]))
+    modalities = [table for stage in ("retrieval", "ranker") for table in _modality_tables(stage, measured[stage])]
+    return Quality(summary, tone, table, modalities, draw_map([Point(**point) for point in points]))
+
+
+def _modality_tables(stage: str, measured: Mapping[str, Any]) -> list[Table]:
+    """What the vectors owe to each modality, by popularity and by category; none where there is the id alone."""
+    found = measured.get("modalities")
+    if not found or len(found["overall"]) < 2:
+        return []
+    groups = {"All products": found["overall"], **found["by_popularity"], **found["by_category"]}
+    heads = ["Products", *(readable(name) for name in found["overall"])]
+
+    def row(name: str, shares: Mapping[str, float]) -> Row:
+        number = f" ({found['products'][name]:,})" if name in found["products"] else ""
+        return Row(f"{readable(name)}{number}", [Cell(share(value)) for value in shares.values()])
+
+    caption = f"What the vectors of the {stage} owe to what is known of a product"
+    return [Table(caption, heads, [row(name, shares) for name, shares in groups.items()])]
 
 
 def _summary(verdicts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -95,8 +95,18 @@ def attention_features(candidates: Candidates) -> list[tf.Tensor]:
 
 
 def popularity_features(candidates: Candidates) -> list[tf.Tensor]:
-    """log(1 + interactions in the training span): [B, C]."""
-    return [tf.gather(candidates.facts.log_counts, candidates.rows)]
+    """log(1 + interactions in the training span), NaN = none, and whether there are none; [B, C] each.
+
+    A product that training never met is no unpopular one: mostly it was not there yet.
+    """
+    counts, new = tf.gather(candidates.facts.log_counts, candidates.rows), unmet(candidates)
+    return [tf.where(new > 0, np.nan, counts), new]
+
+
+def unmet(candidates: Candidates) -> tf.Tensor:
+    """1 for products that training never met, 0 for others and for none: float32 [B, C]."""
+    never = (tf.gather(candidates.facts.log_counts, candidates.rows) == 0) & (candidates.rows >= FIRST)
+    return tf.cast(never, tf.float32)
 
 
 def age_features(candidates: Candidates) -> list[tf.Tensor]:
@@ -150,7 +160,7 @@ CANDIDATE_GROUPS = (
     FeatureGroup("history", ("met", "log_times_met", "log_times_bought", "nearness"), history_features),
     FeatureGroup("history", ("log_days_since_met",), history_time_features, needs_clock=True),
     FeatureGroup("attention", ("alike", "alike_attended", "alike_lately", "alike_newest"), attention_features),
-    FeatureGroup("popularity", ("log_train_count",), popularity_features),
+    FeatureGroup("popularity", ("log_train_count", "unmet"), popularity_features),
     FeatureGroup("age", ("log_days_known",), age_features, needs_clock=True),
     FeatureGroup("price", ("log_price", "log_price_ratio", "log_price_distance"), price_features, needs_prices=True),
 )

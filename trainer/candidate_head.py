@@ -7,20 +7,22 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainer.candidate_features import CANDIDATE_GROUPS, SHOPPER_GROUPS, Candidates, FeatureGroup, groups_of
+from trainer.candidate_features import CANDIDATE_GROUPS, SHOPPER_GROUPS, Candidates, FeatureGroup, groups_of, unmet
 from trainer.config import HeadConfig, Part
 from trainer.data import Catalogue
 from trainer.history import HOUR_BUCKETS, hour_buckets
 from trainer.model_files import load_weights, read_description, save_model
 
 KIND = "head"
+# Of the features: which candidates training never met.
+UNMET = "unmet"
 # What a learned combination starts from: the spread of the retrieval's scores counts this much of the ranker's.
 _FIRST_RETRIEVAL_WEIGHT = 0.3
 # Standard deviations from the mean at which a feature is cut, so that a strange request stays near what was learned.
 _LARGEST = 5.0
 
 # Name → values: "candidate" float32 [B, C, F], "shopper" float32 [B, S], NaN = unknown; "device", "region", "hour"
-# int32 [B], 0 = unknown. Only what the head's parts read.
+# int32 [B], 0 = unknown; "unmet" float32 [B, C]. Only what the head's parts read.
 Features = dict[str, tf.Tensor]
 
 
@@ -31,7 +33,8 @@ class CandidateHead(tf_keras.Model):
 
     Features are standardised by constants; unknown ones are their mean. `u` and `v` start at zero, so that an untrained
     head orders as a ranker plus a share of the retrieval, and one without parts hands the ranker's score through. A
-    score depends on the candidate and the request, never on the other candidates of the list.
+    score depends on the candidate and the request, never on the other candidates of the list. Products that training
+    never met get a bonus, where the configuration tolerates what it costs.
 
     Attributes:
         parts: those of the configuration that the data can fill.
@@ -48,6 +51,8 @@ class CandidateHead(tf_keras.Model):
         self.shopper_names = _names(self.shopper_groups)
         if self.parts:
             self._add_weights()
+        if config.new_product_tolerance:
+            self.new_product_bonus = self.add_weight("new_product_bonus", (), initializer="zeros", trainable=False)
 
     def features(self, candidates: Candidates) -> Features:
         """What the head reads of candidates, beside their scores."""
@@ -56,6 +61,8 @@ class CandidateHead(tf_keras.Model):
             features["candidate"] = _stacked(self.candidate_groups, candidates)
         if self.shopper_groups:
             features["shopper"] = _stacked(self.shopper_groups, candidates)
+        if self.config.new_product_tolerance:
+            features[UNMET] = unmet(candidates)
         batch = candidates.batch
         ids = {name: batch[f"context_{name}"] for name in self.context_sizes if name != "hour"}
         if "hour" in self.context_sizes:
@@ -73,8 +80,10 @@ class CandidateHead(tf_keras.Model):
         Returns:
             float32 [B, C].
         """
-        if not self.parts:
-            return ranker_scores
+        scores = self._learned_score(features, ranker_scores, retrieval_scores) if self.parts else ranker_scores
+        return scores + self.new_product_bonus * features[UNMET] if self.config.new_product_tolerance else scores
+
+    def _learned_score(self, features: Features, ranker_scores: tf.Tensor, retrieval_scores: tf.Tensor) -> tf.Tensor:
         scores = self.score_weights[0] * ranker_scores / self.score_scales[0]
         if "retrieval" in self.parts:
             scores += self.score_weights[1] * retrieval_scores / self.score_scales[1]

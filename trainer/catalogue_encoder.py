@@ -6,7 +6,7 @@ import tensorflow as tf
 from trainer.data import Catalogue, Words
 from trainer.item_encoder import Features, ItemEncoder
 from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
-from transform.tables import UNKNOWN
+from transform.tables import FIRST, UNKNOWN
 
 _WORDS_AT_ONCE = 65_536
 
@@ -20,6 +20,9 @@ class CatalogueEncoder:
     def __init__(self, catalogue: Catalogue, item_encoder: ItemEncoder) -> None:
         self.item_encoder = item_encoder
         self.size = catalogue.size
+        item_encoder.adapt(
+            {name: values[catalogue.trained_rows[FIRST:]] for name, values in catalogue.features.items()}
+        )
         self.trained_rows = catalogue.trained_rows
         # Place of each row among those; what is not among them is read as the unknown product.
         places = np.full(catalogue.size, UNKNOWN, np.int32)

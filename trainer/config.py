@@ -67,6 +67,9 @@ class ItemEncoderConfig:
     id_dropout: Share = 0.1
     # Numbers that the n-grams of words share (trainer/text_encoder.py); 0 = words of the vocabulary only.
     ngram_buckets: Count = 8_192
+    # Vectors of pictures and sentences are read without their category's mean as well: style apart from category
+    # (trainer/class_means.py). Needs categories.
+    subtract_class_means: bool = False
 
 
 def _history_type(name: str) -> str:
@@ -216,6 +219,9 @@ class HeadConfig:
     # or each of its baskets (or single interactions) at its own time. Only the latter shows the head products that were
     # listed after the training span; it needs a time split.
     questions: Literal["cut_off", "rolling"] = "cut_off"
+    # Share of the validation NDCG@10 that may be given up for products that training never met: their scores get the
+    # largest bonus that costs no more; 0 = none.
+    new_product_tolerance: Share = 0.0
     # Groups that a hash divides the shoppers into; each is judged by a head that was fitted to the others.
     folds: Annotated[int, Field(ge=2)] = 3
     # Validation shoppers, drawn by a hash; 0 = all.
@@ -234,8 +240,10 @@ class EvaluationConfig:
     # The headline protocol; a time split reports both.
     exclude_seen: bool = False
     cutoffs: tuple[int, ...] = (6, 10, 20, 100)
-    # Candidates that stage one hands to stage two.
+    # Candidates that stage one hands to stage two, and how many of them are products that training never met: fewer
+    # where there are fewer, and at most a quarter.
     candidates: Positive = 200
+    new_candidates: Count = 20
     bootstrap_samples: Positive = 1_000
     # What runs beside recent popularity, which always does: it answers where another baseline knows nothing.
     # title_tfidf only where products have titles.

@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer.data import Catalogue
 from trainer.embedding_geometry import Geometry, measure_geometry
 from trainer.hash_order import hash_order
+from trainer.modality_shares import ModalityShares, measure_modality_shares
 from trainer.neighbour_map import neighbour_map
 from trainer.rank_systems import RANKER, RETRIEVAL
 from trainer.ranker import load_ranker
@@ -28,6 +29,7 @@ class Embeddings:
     """What was measured of one run's vectors."""
 
     geometry: dict[str, Geometry]  # by stage
+    modalities: dict[str, ModalityShares]  # by stage
     map_rows: np.ndarray  # int64 [M] catalogue rows, in a chance order
     map_points: np.ndarray  # float64 [M, 2], within the unit square
 
@@ -43,15 +45,17 @@ def measure_embeddings(catalogue: Catalogue, retrieval_dir: Path, ranker_dir: Pa
     """
     rows = np.flatnonzero(catalogue.available)
     retrieval, ranker = load_retrieval(retrieval_dir, catalogue), load_ranker(ranker_dir, catalogue)
-    geometry, first = {}, np.zeros((0, 0))
-    for stage, encode in ((RETRIEVAL, retrieval.candidate_embeddings), (RANKER, ranker.item_vectors)):
+    geometry, modalities, first = {}, {}, np.zeros((0, 0))
+    models = ((RETRIEVAL, retrieval, retrieval.candidate_embeddings), (RANKER, ranker, ranker.item_vectors))
+    for stage, model, encode in models:
         vectors = vectors_of(encode, rows)
         found = measure_geometry(vectors, catalogue.item_ids[rows], catalogue.categories[rows])
         _LOG.info("embedding quality, %s: %d products, isotropy %s", stage, found.products, found.isotropy)
         geometry[stage] = found
+        modalities[stage] = measure_modality_shares(model.products, catalogue, rows)
         first = vectors if stage == RETRIEVAL else first
     drawn = hash_order(catalogue.item_ids[rows], _MAP_SEED)[:_MAP_PRODUCTS]
-    return Embeddings(geometry, rows[drawn], neighbour_map(first[drawn]))
+    return Embeddings(geometry, modalities, rows[drawn], neighbour_map(first[drawn]))
 
 
 def vectors_of(encode: Callable[[tf.Tensor], tf.Tensor], rows: np.ndarray) -> np.ndarray:

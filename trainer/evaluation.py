@@ -32,6 +32,7 @@ from trainer.ranker import load_ranker
 from trainer.retrieval import load_retrieval
 from trainer.scorers import HeadScorer, Oracle, OracleScorer, RankerScorer, RetrievalScorer, Scorer, block_size
 from trainer.segments import groupings
+from trainer.shortlist import make_shortlist
 from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 
 _EXAMPLES = 5
@@ -146,7 +147,8 @@ def measure(
     """
     asked, validations = _rules(shop)
     fitted = fit_baselines(shop.sequences, shop.catalogue, shop.split, shop.config, validations)
-    block, candidates = block_size(shop.catalogue.size), shop.config.candidates
+    block = block_size(shop.catalogue.size)
+    candidates = make_shortlist(shop.catalogue, shop.config.candidates, shop.config.new_candidates)
     own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
     systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
 
@@ -231,7 +233,8 @@ def _protocol(shop: Shop, queries: Queries) -> dict[str, Any]:
         "candidates": "products known before the cut-off" if shop.split.method == "time" else "the whole catalogue",
         "availability": "not asked: the catalogue tells it for the day it was written",
         "two_stage": f"{shop.config.candidates} candidates in the order of stage two, then the rest; candidates are "
-        "the shopper's own newest products, unless seen ones are excluded, and the retrieval's best",
+        f"the shopper's own newest products, unless seen ones are excluded, the {shop.config.new_candidates} first of "
+        "those that training never met, and the retrieval's best",
         "refit": False,
         "intervals": f"95 %, percentile bootstrap over shoppers, {shop.config.bootstrap_samples} resamples",
     }

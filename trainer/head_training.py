@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainer.candidate_features import Candidates, ProductFacts, product_facts
-from trainer.candidate_head import CandidateHead, save_head
+from trainer.candidate_head import UNMET, CandidateHead, save_head
 from trainer.config import EvaluationConfig, HeadConfig, Part
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.loop import TrainingError, make_deterministic
@@ -23,11 +23,14 @@ from trainer.ranker import Ranker, load_ranker
 from trainer.ranking import candidate_rows, order_keys
 from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.scorers import RankerScorer, RetrievalScorer, block_size
+from trainer.shortlist import Shortlist, make_shortlist
 
 _LOG = logging.getLogger(__name__)
 HEAD_REPORT = "head.json"
 # Heads that are tried besides the whole one and those that lack one of its parts.
 RANKER_ALONE, BLEND, WHOLE = "ranker", "blend", "head"
+# Bonuses that are tried, in standard deviations of the scores.
+_BONUS_STEP, _BONUS_STEPS = 0.05, 80
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Examples:
     def read_by(self, head: CandidateHead) -> "Examples":
         """The same lists with the features of a head that has fewer parts."""
         names = _feature_names(head)
-        features = {name: values for name, values in self.features.items() if name in head.context_sizes}
+        features = {name: values for name, values in self.features.items() if name in (*head.context_sizes, UNMET)}
         for kind in ("candidate", "shopper"):
             columns = [self.names[kind].index(name) for name in names[kind]]
             if columns:
@@ -107,11 +110,14 @@ def train_head(
     retrieval, ranker = load_retrieval(retrieval_dir, catalogue), load_ranker(ranker_dir, catalogue)
     queries = _queries(transform_dir, sequences, catalogue, config, evaluation, ranker.config.history_length)
     make_deterministic(config.seed)
-    examples = build_examples(queries, catalogue, retrieval, ranker, config, evaluation.candidates)
-    report, parts = choose_parts(examples, catalogue, config)
+    shortlist = make_shortlist(catalogue, evaluation.candidates, evaluation.new_candidates)
+    examples = build_examples(queries, catalogue, retrieval, ranker, config, shortlist)
+    report, parts, bonus = choose_parts(examples, catalogue, config)
     head = CandidateHead(catalogue, replace(config, parts=parts))
     if parts:
         HeadFit(head, examples, config).fit(np.arange(len(examples)))
+    if config.new_product_tolerance:
+        head.new_product_bonus.assign(bonus)
     save_head(output, head, catalogue)
     (output / HEAD_REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _write_scalars(log_dir, report)
@@ -123,7 +129,7 @@ def build_examples(
     retrieval: RetrievalModel,
     ranker: Ranker,
     config: HeadConfig,
-    candidates: int,
+    shortlist: Shortlist,
 ) -> Examples:
     """The candidates of stage one for each query with everything that any head reads, computed once."""
     block = block_size(catalogue.size)
@@ -134,7 +140,7 @@ def build_examples(
     for start, stop in queries.blocks(block):
         retrieval_scores, ranker_scores = (stage.scores(queries, start, stop) for stage in stages)
         keys = order_keys(retrieval_scores, queries.excluded(start, stop))
-        rows = np.sort(candidate_rows(keys, queries.own_products(start, stop, candidates), candidates), axis=1)
+        rows = np.sort(candidate_rows(keys, shortlist.kept(queries, start, stop, keys), shortlist.size), axis=1)
         truth = queries.truth.take(np.arange(start, stop))
         relevant = np.zeros(keys.shape, bool)
         relevant[truth.owners, truth.rows] = True
@@ -240,8 +246,8 @@ def list_loss(scores: tf.Tensor, relevant: tf.Tensor, valid: tf.Tensor) -> tf.Te
 
 def choose_parts(
     examples: Examples, catalogue: Catalogue, config: HeadConfig
-) -> tuple[dict[str, Any], tuple[Part, ...]]:
-    """The out-of-fold figures of every head that is tried, and the parts of the best."""
+) -> tuple[dict[str, Any], tuple[Part, ...], float]:
+    """The out-of-fold figures of every head that is tried, the parts of the best, and its bonus for unmet products."""
     folds = shopper_folds(examples.user_ids, config.folds, config.seed)
     if len(np.unique(folds)) < config.folds:
         raise TrainingError(
@@ -250,16 +256,45 @@ def choose_parts(
         )
     whole = CandidateHead(catalogue, config)
     measured: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
     tried = _tried(whole.parts)
     for name, parts in tried.items():
         fit = HeadFit(CandidateHead(catalogue, replace(config, parts=parts)), examples, config)
-        measured[name] = list_ndcg(_out_of_fold(fit, folds), examples)
+        scores[name] = _out_of_fold(fit, folds)
+        measured[name] = list_ndcg(scores[name], examples)
         _LOG.info("head: %s: NDCG@%d %.4f out of fold", name, LIST_LENGTH, measured[name].mean())
     # Of equals, the one with fewest parts.
     kept = max(tried, key=lambda name: (measured[name].mean(), -len(tried[name])))
     _LOG.info("head: kept %s (%s)", kept, ", ".join(tried[kept]) or "the ranker's order as it is")
     retrieval = list_ndcg(examples.retrieval_scores, examples)
-    return _report(examples, whole, measured, retrieval, kept, tried), tried[kept]
+    report = _report(examples, whole, measured, retrieval, kept, tried)
+    bonus, report["new_products"] = choose_bonus(scores[kept], examples, config.new_product_tolerance)
+    return report, tried[kept], bonus
+
+
+def choose_bonus(scores: np.ndarray, examples: Examples, tolerance: float) -> tuple[float, dict[str, Any]]:
+    """The largest bonus for products that training never met that costs at most a share of NDCG@10, and what it does.
+
+    Args:
+        scores: float32 [Q, C] of the lists, out of fold.
+        examples: the lists.
+        tolerance: share of NDCG@10 that may be given up; 0 = no bonus.
+    """
+    base = before = list_ndcg(scores, examples).mean()
+    bonus, step = 0.0, _BONUS_STEP * float(np.std(scores[examples.valid]))
+    for number in range(1, _BONUS_STEPS + 1 if tolerance else 1):
+        after = list_ndcg(scores + number * step * examples.features[UNMET], examples).mean()
+        if after < (1.0 - tolerance) * base:
+            break
+        bonus, before = number * step, after
+    if tolerance:
+        _LOG.info("head: bonus of new products %.2f, NDCG@%d %.4f → %.4f out of fold", bonus, LIST_LENGTH, base, before)
+    found = {
+        "tolerance": tolerance,
+        "bonus": bonus,
+        f"ndcg@{LIST_LENGTH}": {"without": float(base), "with": float(before)},
+    }
+    return bonus, found
 
 
 def shopper_folds(user_ids: np.ndarray, folds: int, seed: int) -> np.ndarray:

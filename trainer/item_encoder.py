@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.class_means import class_means, leaf_categories
 from trainer.config import ItemEncoderConfig
 from trainer.dense import dense
 from trainer.fusion import FUSIONS, Fusion
@@ -18,6 +20,9 @@ Features = Mapping[str, tf.Tensor | Texts]
 ID = "id"
 # What the shop itself says of a product in so many words and numbers is one modality.
 ATTRIBUTES = "attributes"
+CATEGORY = "category"
+ATTRIBUTE_KINDS = (Feature.NUMERIC, Feature.CATEGORICAL)
+_FLOATS = (Feature.NUMERIC, Feature.VECTOR)
 
 
 class ItemEncoder(tf_keras.layers.Layer):
@@ -64,9 +69,10 @@ class ItemEncoder(tf_keras.layers.Layer):
             for feature in schema.item
             if feature.kind == Feature.TEXT
         }
+        self.class_means = self._class_means(schema) if config.subtract_class_means else {}
         widths: dict[str, int] = {}
         for feature in schema.item:
-            widths[_modality(feature)] = widths.get(_modality(feature), 0) + _width(feature, self.dim)
+            widths[_modality(feature)] = widths.get(_modality(feature), 0) + self._width(feature)
         self.modalities = (ID, *widths)
         self.hidden = {name: dense(2 * self.dim, width, f"{name}_hidden", "gelu") for name, width in widths.items()}
         self.outputs_of = {name: dense(self.dim, 2 * self.dim, f"{name}_output") for name in widths}
@@ -104,6 +110,11 @@ class ItemEncoder(tf_keras.layers.Layer):
             present.append(there & ~hidden if name == BEHAVIOUR else there)
         return self.fusion(tf.stack(vectors, axis=1), tf.stack(present, axis=1)) * product
 
+    def adapt(self, features: Mapping[str, np.ndarray]) -> None:
+        """Takes the means of categories from products, as `Catalogue.features` holds them; before training."""
+        for name, means in self.class_means.items():
+            means.assign(class_means(features[CATEGORY], features[name], means.shape[0]))
+
     def _read(self, features: Features) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """What is read of each modality but the id, [N, width], and whether it is there, bool [N]."""
         parts: dict[str, list[tf.Tensor]] = {}
@@ -117,13 +128,33 @@ class ItemEncoder(tf_keras.layers.Layer):
                 missing = tf.math.is_nan(values)
                 read, known = [tf.where(missing, 0.0, values)], ~tf.reduce_all(missing, axis=1)
                 read += [tf.cast(missing, tf.float32)] if kind == Feature.NUMERIC else []
+                if name in self.class_means:
+                    means = tf.gather(self.class_means[name], leaf_categories(features[CATEGORY]))
+                    read.append(tf.where(missing, 0.0, values - means))
             else:
                 read = [mean_embedding(self.feature_embeddings[name], values)]
                 known = tf.reduce_any(values != PADDING, axis=1)
-            modality = ATTRIBUTES if kind in _ATTRIBUTE_KINDS else name
+            modality = ATTRIBUTES if kind in ATTRIBUTE_KINDS else name
             parts.setdefault(modality, []).extend(read)
             there[modality] = there[modality] | known if modality in there else known
         return {name: (tf.concat(read, axis=-1), there[name]) for name, read in parts.items()}
+
+    def _width(self, feature: Feature) -> int:
+        """Numbers that are read of a feature; of a number itself, and whether it is missing."""
+        if feature.kind == Feature.VECTOR:
+            return int(feature.length) * (2 if feature.name in self.class_means else 1)
+        return 2 if feature.kind == Feature.NUMERIC else self.dim
+
+    def _class_means(self, schema: FeatureSchema) -> dict[str, tf.Variable]:
+        """Of each feature that is a vector but behaviour, [categories, length]; none without categories."""
+        sizes = {feature.name: int(feature.vocabulary_size) for feature in schema.item}
+        if CATEGORY not in sizes:
+            return {}
+        return {
+            feature.name: self.add_weight(f"{feature.name}_means", (sizes[CATEGORY], feature.length), trainable=False)
+            for feature in schema.item
+            if feature.kind == Feature.VECTOR and feature.name != BEHAVIOUR
+        }
 
     def _id_embedding(self, devices: tuple[str, ...]) -> Table:
         if not devices:
@@ -134,17 +165,8 @@ class ItemEncoder(tf_keras.layers.Layer):
         return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=_small())
 
 
-_FLOATS = (Feature.NUMERIC, Feature.VECTOR)
-_ATTRIBUTE_KINDS = (Feature.NUMERIC, Feature.CATEGORICAL)
-
-
 def _modality(feature: Feature) -> str:
-    return ATTRIBUTES if feature.kind in _ATTRIBUTE_KINDS else feature.name
-
-
-def _width(feature: Feature, dim: int) -> int:
-    """Numbers that are read of a feature; of a number itself, and whether it is missing."""
-    return {Feature.NUMERIC: 2, Feature.VECTOR: feature.length}.get(feature.kind, dim)
+    return ATTRIBUTES if feature.kind in ATTRIBUTE_KINDS else feature.name
 
 
 def _small() -> tf_keras.initializers.Initializer:

@@ -11,6 +11,7 @@ from trainer.metrics import COVERAGE_LENGTH
 from trainer.queries import Lists, Queries
 from trainer.ranking import candidate_rows, order_keys, rank_truth, reordered_keys, top_rows, two_stage_keys
 from trainer.scorers import HeadScorer, Scorer
+from trainer.shortlist import Shortlist
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 5.0
@@ -40,7 +41,7 @@ class Protocol:
 def rank_systems(
     name: str,
     variants: Sequence[tuple[Queries, Mapping[str, Scorer]]],
-    candidates: int,
+    shortlist: Shortlist,
     block: int,
     head: HeadScorer | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
@@ -51,7 +52,7 @@ def rank_systems(
         name: for the log.
         variants: the same shoppers and histories with other truth or exclusions, each with its systems by name. A
             scorer that several variants share is asked once.
-        candidates: C, what stage one hands to stage two.
+        shortlist: what stage one hands to stage two.
         block: queries at once.
         head: orders the candidates of both stages together; without one they stand in the ranker's order.
         groups: name → bool [V], products whose truth is also ranked among them alone: the same order, all others taken
@@ -68,7 +69,7 @@ def rank_systems(
         scores = {key: scorer.scores(first, start, stop) for key, scorer in distinct.items()}
         for (queries, scorers), piece in zip(variants, pieces, strict=True):
             own = {system: scores[id(scorer)] for system, scorer in scorers.items()}
-            piece.add(own, queries, start, stop, candidates)
+            piece.add(own, queries, start, stop, shortlist)
         now = time.monotonic()
         if now - said > _SECONDS_BETWEEN_LINES or stop == len(first):
             left = (now - started) / stop * (len(first) - stop)
@@ -89,18 +90,20 @@ class _Pieces:
         self.lists: dict[str, list[np.ndarray]] = {}
         self.group_ranks: dict[str, dict[str, list[np.ndarray]]] = {}
 
-    def add(self, scores: Mapping[str, np.ndarray], queries: Queries, start: int, stop: int, candidates: int) -> None:
+    def add(
+        self, scores: Mapping[str, np.ndarray], queries: Queries, start: int, stop: int, shortlist: Shortlist
+    ) -> None:
         excluded = queries.excluded(start, stop)
         truth = queries.truth.take(np.arange(start, stop))
         self.candidates.append((~excluded).sum(axis=1))
         self.reachable |= ~excluded.all(axis=0)
         keys = {system: order_keys(values, excluded) for system, values in scores.items()}
         if RETRIEVAL in keys and RANKER in keys:
-            chosen = queries.own_products(start, stop, candidates)
+            chosen = shortlist.kept(queries, start, stop, keys[RETRIEVAL])
             if self.head is None:
-                keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], chosen, candidates)
+                keys[TWO_STAGE] = two_stage_keys(keys[RETRIEVAL], keys[RANKER], chosen, shortlist.size)
             else:
-                rows = candidate_rows(keys[RETRIEVAL], chosen, candidates)
+                rows = candidate_rows(keys[RETRIEVAL], chosen, shortlist.size)
                 given = (np.take_along_axis(scores[stage], rows, axis=1) for stage in (RANKER, RETRIEVAL))
                 keys[TWO_STAGE] = reordered_keys(keys[RETRIEVAL], rows, self.head.scores(queries, start, rows, *given))
         for system, own in keys.items():

@@ -93,7 +93,10 @@ def quality_measured() -> dict[str, Any]:
     def stage(isotropy: float) -> dict[str, Any]:
         agreement = {"products": 8, "queries": 8, "share": 0.7, "chance": 0.1, "attainable": 0.9}
         found = {"products": 8, "dim": 4, "isotropy": isotropy, "mean_cosine": 0.05, "category_agreement": agreement}
-        return {**found, "reasons": {}}
+        shares = {"id": 0.6, "title": 0.4}
+        modalities = {"overall": shares, "by_popularity": {"new": {"id": 0.0, "title": 1.0}}}
+        modalities |= {"by_category": {"Pans": shares}, "products": {"new": 2, "Pans": 6}}
+        return {**found, "reasons": {}, "modalities": modalities}
 
     sales = {**dict.fromkeys(figures), "unpriced": 0, "reasons": dict.fromkeys(figures, reason)}
     return {"retrieval": stage(0.2), "ranker": stage(0.4), "sales": sales}

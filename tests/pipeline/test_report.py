@@ -363,3 +363,9 @@ def test_baselines_are_ordered_from_best_to_worst() -> None:
 def test_colours_follow_the_readers_preference(run: Path) -> None:
     write_report(run)
     assert re.search(r"@media \(prefers-color-scheme: dark\)", (run / "report.html").read_text())
+
+
+def test_what_vectors_owe_to_each_modality_is_told_by_popularity_and_category(run: Path) -> None:
+    text = page_of(run).text
+    assert "What the vectors of the retrieval owe to what is known of a product" in text
+    assert "All products 60.0 % 40.0 % New (2) 0.0 % 100.0 % Pans (6) 60.0 % 40.0 %" in text

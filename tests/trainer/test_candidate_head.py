@@ -96,12 +96,24 @@ def test_device_is_read() -> None:
 def test_adapted_features_are_standardised_over_what_is_known() -> None:
     head = make_head("popularity")
     # Known and valid: 1, 3 and 8; mean 4, variance (9 + 1 + 16) / 3.
-    features = {"candidate": np.array([[[1.0], [3.0], [np.nan]], [[8.0], [99.0], [99.0]]], np.float32)}
+    values = np.array([[1.0, 3.0, np.nan], [8.0, 99.0, 99.0]], np.float32)
+    features = {"candidate": np.stack([values, np.zeros_like(values)], axis=-1)}
     valid = np.array([[True, True, True], [True, False, False]])
     head.adapt(features, RANKER, RETRIEVAL, valid)
     np.testing.assert_allclose(head.candidate_moments.numpy()[:, 0], [4, np.sqrt(26 / 3)], rtol=1e-6)
     # Within the lists: 3, 1, 2 differ from their mean by 1, −1, 0; the second list has one candidate only.
     assert head.score_scales.numpy()[0] == pytest.approx(np.sqrt(2 / 4))
+
+
+def test_products_that_training_never_met_get_their_bonus_with_any_parts() -> None:
+    # Rows 24 and 25 are the checkerboard's new products.
+    asked = make_candidates()._replace(rows=tf.constant([[5, 24, 4], [25, 0, 0]]))
+    for parts in ((), ("retrieval",), ALL):
+        head = CandidateHead(CATALOGUE, HeadConfig(parts=parts, new_product_tolerance=0.01))
+        without = head(asked, tf.constant(RANKER), tf.constant(RETRIEVAL)).numpy()
+        head.new_product_bonus.assign(0.5)
+        expected = without + 0.5 * np.array([[0, 1, 0], [1, 0, 0]])
+        np.testing.assert_allclose(head(asked, tf.constant(RANKER), tf.constant(RETRIEVAL)), expected, rtol=1e-6)
 
 
 def test_a_catalogue_without_context_has_no_context_part() -> None:

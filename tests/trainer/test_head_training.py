@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, HeadConfig, RankerConfig, RetrievalConfig
-from trainer.head_training import Examples, choose_parts, list_loss, list_ndcg, shopper_folds, train_head
+from trainer.head_training import Examples, choose_bonus, choose_parts, list_loss, list_ndcg, shopper_folds, train_head
 from trainer.loop import TrainingError
 from trainer.metrics import ndcg
 from trainer.model_files import save_model
@@ -28,6 +29,8 @@ LISTS, CANDIDATES = 120, 12
 def make_examples(rng: np.random.Generator, right: str) -> Examples:
     """Lists of random numbers, in which the right candidate has the highest of one kind."""
     ranker, retrieval, popularity = rng.normal(size=(3, LISTS, CANDIDATES)).astype(np.float32)
+    unmet = np.zeros_like(popularity)
+    unmet[:, 3] = 1
     decisive = {"ranker": ranker, "popularity": popularity, "both": ranker + retrieval}[right]
     return Examples(
         user_ids=np.array([f"shopper-{number}" for number in range(LISTS)], dtype=object),
@@ -36,14 +39,15 @@ def make_examples(rng: np.random.Generator, right: str) -> Examples:
         retrieval_scores=retrieval,
         relevant=decisive == decisive.max(axis=1, keepdims=True),
         truth_sizes=np.ones(LISTS, np.int64),
-        features={"candidate": popularity[..., None]},
-        names={"candidate": ("log_train_count",), "shopper": ()},
+        features={"candidate": np.stack([popularity, unmet], axis=-1), "unmet": unmet},
+        names={"candidate": ("log_train_count", "unmet"), "shopper": ()},
     )
 
 
 def chosen(right: str) -> dict:
     tf.keras.utils.set_random_seed(2)
-    report, parts = choose_parts(make_examples(np.random.default_rng(4), right), CATALOGUE, CONFIG)
+    report, parts, bonus = choose_parts(make_examples(np.random.default_rng(4), right), CATALOGUE, CONFIG)
+    assert bonus == 0
     assert report["parts"] == list(parts)
     return report
 
@@ -68,6 +72,25 @@ def test_nothing_is_added_to_a_ranker_that_cannot_be_better() -> None:
     assert report["kept"] == "ranker"
     assert report["parts"] == []
     assert report["out_of_fold"]["ranker"]["ndcg@10"] == report["attainable"] == 1
+
+
+def test_new_products_get_the_largest_bonus_that_costs_no_more_than_is_tolerated() -> None:
+    # One list of two: the right one leads by 2; a bonus of 2 and more puts the new one before it, for 1 − 1 / log₂ 3.
+    rng = np.random.default_rng(4)
+    lists = make_examples(rng, "ranker")
+    scores = np.zeros((LISTS, CANDIDATES), np.float32)
+    scores[:, 0], scores[:, 4:] = 2.0, -9.0
+    relevant = np.zeros(scores.shape, bool)
+    relevant[:, 0] = True
+    lists = replace(lists, relevant=relevant)
+    step = 0.05 * scores.std()
+    bonus, report = choose_bonus(scores, lists, tolerance=0.1)
+    assert bonus <= 2.0 < bonus + step
+    assert report["ndcg@10"] == {"without": 1.0, "with": 1.0}
+    allowed, report = choose_bonus(scores, lists, tolerance=0.4)
+    assert allowed == pytest.approx(80 * step, rel=1e-5)
+    assert report["ndcg@10"]["with"] == pytest.approx(1 / math.log2(3))
+    assert choose_bonus(scores, lists, tolerance=0.0)[0] == 0
 
 
 def test_loss_sets_each_right_answer_against_the_wrong_ones() -> None:

@@ -145,3 +145,23 @@ def test_without_content_an_item_is_its_id_and_nothing_is_hidden() -> None:
     expected = tf.gather(encoder.item_encoder.id_embedding, catalogue.id_rows).numpy()
     expected[0] = 0
     np.testing.assert_array_equal(encoder.table(training=True, seed=SEED), expected)
+
+
+def test_class_means_leave_the_style_and_are_saved_with_the_model() -> None:
+    # The colour decides the category; within it, pictures differ by style alone.
+    styles = np.random.default_rng(1).normal(size=(CATALOGUE.size, 2))
+    pictures = styles + 10.0 * (np.arange(CATALOGUE.size) % 2)[:, np.newaxis]
+    catalogue = with_vector("image", pictures)
+    config = replace(CONFIG, subtract_class_means=True)
+    encoder = ItemEncoder(catalogue.schema, config)
+    products = CatalogueEncoder(catalogue, encoder)
+    read, there = encoder._read(products.features(tf.range(2, CATALOGUE.size)))["image"]
+    assert there.numpy().all()
+    assert read.shape[1] == 4
+    np.testing.assert_allclose(read[:, :2], pictures[2:], rtol=1e-5)
+    trained = pictures[2:24]
+    for colour in (0, 1):
+        own = read[colour::2, 2:].numpy()
+        np.testing.assert_allclose(own, pictures[2 + colour :: 2] - trained[colour::2].mean(axis=0), atol=1e-5)
+    assert any("image_means" in weight.name for weight in encoder.weights)
+    assert not any("image_means" in weight.name for weight in encoder.trainable_weights)

@@ -208,5 +208,5 @@ def test_a_warm_started_training_drifts_less_than_one_from_scratch(tmp_path: Pat
 
     warm, cold = drift(warm=True), drift(warm=False)
     assert warm.items == cold.items == 21
-    assert warm.mean_cosine_distance < cold.mean_cosine_distance / 2
+    assert warm.mean_cosine_distance < 0.8 * cold.mean_cosine_distance
     assert warm.neighbour_overlap > cold.neighbour_overlap

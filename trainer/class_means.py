@@ -1,0 +1,44 @@
+"""Means of vectors by category: what is left of a vector without its category's mean is the product's style."""
+
+import numpy as np
+import tensorflow as tf
+
+from transform.tables import FIRST, PADDING, UNKNOWN
+
+# Fewer products than these have no mean worth the name: their category takes that of the level above.
+_MINIMUM = 5
+
+
+def class_means(categories: np.ndarray, vectors: np.ndarray, size: int) -> np.ndarray:
+    """Mean vector of each category: float32 [size, d].
+
+    Subtracting class means leaves what products of different categories can share (as in style spaces across
+    categories, Veit et al. 2015). Categories of fewer than five products have their parent's mean, uppermost ones and
+    unknown ones (rows 0 and 1) that of all products.
+
+    Args:
+        categories: int [N, depth] ids of the levels of each product's path, the uppermost first; 0 = none.
+        vectors: float32 [N, d]; lines that are not a number are left out.
+        size: ids of categories, the reserved ones included.
+    """
+    there = ~np.isnan(vectors).any(axis=1)
+    categories, vectors = categories[there], vectors[there].astype(np.float64)
+    overall = vectors.mean(axis=0) if len(vectors) else np.zeros(vectors.shape[1])
+    means = np.tile(overall, (size, 1))
+    for level in range(categories.shape[1]):
+        own = categories[:, level]
+        for category in np.unique(own[own >= FIRST]):
+            members = own == category
+            if members.sum() >= _MINIMUM:
+                means[category] = vectors[members].mean(axis=0)
+            elif level:
+                means[category] = means[categories[members, level - 1][0]]
+    return means.astype(np.float32)
+
+
+def leaf_categories(categories: tf.Tensor) -> tf.Tensor:
+    """Deepest known category of each product: int32 [N, depth] → int32 [N]; 0 = it has none, 1 = none is known."""
+    leaves = tf.zeros_like(categories[:, 0])
+    for level in tf.unstack(categories, axis=1):
+        leaves = tf.where((level >= FIRST) | ((level == UNKNOWN) & (leaves == PADDING)), level, leaves)
+    return leaves
