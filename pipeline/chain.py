@@ -8,6 +8,7 @@ from pipeline.config import Config
 from pipeline.runner import CONFIG, Place, Step, StepError, run_steps, step_directory, write_json
 
 if TYPE_CHECKING:
+    from trainer.transfer import Transfer
     from trainer.warm_start import Previous
 
 
@@ -50,14 +51,16 @@ def _train_ranker(config: Config, place: Place) -> None:
     )
 
 
-def _previous(config: Config, step: str) -> "Previous | None":
+def _previous(config: Config, step: str) -> "Previous | Transfer | None":
     """The training of an earlier run that this one starts from."""
+    from trainer.transfer import Transfer
     from trainer.warm_start import Previous
 
-    if not config.warm_start:
+    earlier = config.warm_start or config.transfer.run
+    if not earlier:
         return None
-    earlier = Path(config.warm_start)
-    return Previous(step_directory(earlier, step), step_directory(earlier, "transform"))
+    previous = Previous(step_directory(Path(earlier), step), step_directory(Path(earlier), "transform"))
+    return previous if config.warm_start else Transfer(previous, config.transfer)
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
@@ -104,7 +107,7 @@ def _embedding_quality(config: Config, place: Place) -> None:
 # What the epoch is chosen by: a change of what is only reported trains nothing anew.
 _PROTOCOL = ("evaluation.target_types", "evaluation.exclude_seen", "evaluation.seed")
 
-_TRAINING = ("warm_start", *_PROTOCOL)
+_TRAINING = ("warm_start", "transfer", *_PROTOCOL)
 
 # A step that trains needs validated data, so that an anomaly stops the run before hours are spent.
 STEPS: tuple[Step, ...] = (
@@ -113,7 +116,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "train-retrieval",
         ("transform", "validate"),
-        ("retrieval", "warm_start", *_PROTOCOL),
+        ("retrieval", *_TRAINING),
         _train_retrieval,
         resumes=True,
     ),

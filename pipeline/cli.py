@@ -1,6 +1,7 @@
 """The command `tandem`: parses arguments and calls one function; every user's mistake ends in one sentence."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from pipeline.chain import STEPS
 
+_TRANSFERRED = ("picture", "attributes", "network")
 _DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as import and simulate make them"
 
 
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     publish = _command(commands, "publish", _publish, "reads RUN/steps/export; writes RUN/export/<model>/<version>")
     publish.add_argument("run", type=Path, metavar="RUN")
     _add_refresh(commands)
+    _add_transfer(commands)
     report = _command(commands, "report", _report, "reads a run's results; writes RUN/metrics.json, RUN/report.html")
     report.add_argument("run", type=Path, metavar="RUN")
     _add_serve(commands)
@@ -136,6 +139,20 @@ def _add_refresh(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_transfer(commands: argparse._SubParsersAction) -> None:
+    about = (
+        "as `run`, but both trainings start from what a run of another shop has learned of words, pictures or "
+        "categories; reads FROM and --data, writes --out. Product ids and behaviour are always learned anew"
+    )
+    parser = _command(commands, "transfer", _transfer, about)
+    parser.add_argument("source", type=Path, metavar="FROM", help="run folder with finished trainings")
+    _add_chain_arguments(parser)
+    parser.add_argument("--no-text", action="store_true", help="leave words, n-grams and their layers")
+    parser.add_argument("--picture", action="store_true", help="take the layers that read pictures")
+    parser.add_argument("--attributes", action="store_true", help="take categories, brands and attributes by name")
+    parser.add_argument("--network", action="store_true", help="take fusion, towers and transformer")
+
+
 def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "serve", _serve, "serves RUN/export over gRPC until Ctrl-C")
     parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help="run folder whose export/ is served")
@@ -195,6 +212,13 @@ def _run(parsed: argparse.Namespace) -> None:
     from pipeline.config import load_config
 
     run(load_config(parsed.config, parsed.overrides), parsed.data, parsed.out)
+
+
+def _transfer(parsed: argparse.Namespace) -> None:
+    chosen = {"text": not parsed.no_text, **{name: getattr(parsed, name) for name in _TRANSFERRED}}
+    parsed.overrides += [f"transfer.run={json.dumps(str(parsed.source))}"]
+    parsed.overrides += [f"transfer.{name}={json.dumps(value)}" for name, value in chosen.items()]
+    _run(parsed)
 
 
 def _step(parsed: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig
+from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig, TransferConfig
 from transform.config import STRICT, TransformConfig, ValidateConfig
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -29,6 +29,8 @@ class Config:
     name: str = "shop"
     # Directory of an earlier run from whose weights both trainings start (daily retraining); empty = from scratch.
     warm_start: str = ""
+    # A run of another shop, and what of it both trainings start from; not together with `warm_start`.
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -56,9 +58,26 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         _assign(values, key.strip(), _yaml(text, f"--set {override}"))
         origin = f"{origin} with --set"
     try:
-        return TypeAdapter(Config).validate_python(values)
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(origin, problem) for problem in error.errors())) from None
+    _check_starts(config, origin)
+    return config
+
+
+def _check_starts(config: Config, origin: str) -> None:
+    """Trainings start from one thing, and a transfer takes something."""
+    start = config.transfer
+    if config.warm_start and start.run:
+        raise ConfigError(
+            f"{origin}: warm_start goes on with an earlier run of this shop, transfer.run takes parts of another one; "
+            f"received both, {config.warm_start!r} and {start.run!r}. Leave one of them out."
+        )
+    if start.run and not (start.text or start.picture or start.attributes or start.network):
+        raise ConfigError(
+            f"{origin}: transfer.run names {start.run!r}, but nothing is to be taken from it. Set one of "
+            "transfer.text, .picture, .attributes, .network to true, or leave transfer.run out."
+        )
 
 
 def as_dict(config: Any) -> Any:

@@ -18,6 +18,7 @@ from pipeline.runner import RECORD, StepError, current_record, locked, read_reco
 if TYPE_CHECKING:
     # Beam and TensorFlow take seconds to load, which a mistake in the arguments must not wait for.
     from transform.catalogue_refresh import Refreshed
+    from transform.config import TransformConfig
     from transform.reading import Report
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,11 @@ def refresh(items: Path, run: Path, max_bad_share: float | None = None) -> dict[
 
 def summary(report: dict[str, Any]) -> str:
     """What a refresh did, in a few lines for people."""
+    from transform.content_faults import fault_sentences
+
     what = ", ".join(f"{report[name]:,} {name}" for name in ("new", "changed", "withdrawn", "unchanged"))
-    lacking = ", ".join(f"{count:,} without {name}" for name, count in report["missing"].items() if count)
     lines = [f"{report['rows']:,} rows: {what}, {sum(report['rejected'].values()):,} refused."]
-    if lacking or report["unknown_category"]:
-        lines.append(
-            f"Among them: {lacking or 'none without content'}; {report['unknown_category']:,} in new categories."
-        )
+    lines += fault_sentences(report["faults"])
     if report["published"]:
         lines.append(f"Version {report['version']} is published; {_times(report['seconds'])}.")
     else:
@@ -83,11 +82,13 @@ def _refresh(
     items: Path, run: Path, exported: dict[str, Any], max_bad_share: float | None, started: float
 ) -> dict[str, Any]:
     from transform.catalogue_refresh import read_products, refresh_catalogue
+    from transform.content_faults import picture_limits
+    from transform.reading import ItemRows
 
     shutil.rmtree(run / DEAD_LETTERS, ignore_errors=True)
-    products, read = read_products(
-        items, run / DEAD_LETTERS, _bad_share(run) if max_bad_share is None else max_bad_share
-    )
+    settings = _transform_settings(run)
+    allowed = settings.max_bad_share if max_bad_share is None else max_bad_share
+    products, read = read_products(items, run / DEAD_LETTERS, allowed, ItemRows(picture_limits(settings)))
     latest = newest_refresh(run, exported["fingerprint"])
     base = latest / CATALOGUE if latest else step_directory(run, "transform")
     folder = step_directory(run, REFRESH)
@@ -116,9 +117,12 @@ def _refresh(
     return {"version": version, "published": version > before, **_report(read, outcome, index, started)}
 
 
-def _bad_share(run: Path) -> float:
+def _transform_settings(run: Path) -> "TransformConfig":
+    """As the run's transform had them; defaults for what it did not know yet."""
+    from transform.config import TransformConfig
+
     record = read_record(step_directory(run, "transform")) or {}
-    return float(record["config"]["transform"]["max_bad_share"])
+    return TransformConfig(**record["config"]["transform"])
 
 
 def _export(run: Path, partial: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +150,8 @@ def _remove_all_but_newest(folder: Path) -> None:
 
 def _report(read: "Report", outcome: "Refreshed", index: dict[str, Any] | None, started: float) -> dict[str, Any]:
     """Counts and times; `index` is what an export says of its index, None where there was nothing to export."""
+    from transform.content_faults import sorted_faults
+
     now = time.time()
     seconds = {"embedding": index["embedding_seconds"], "index": index["build_seconds"]} if index else {}
     waited = now - np.array(outcome.created_at, np.float64)
@@ -156,8 +162,7 @@ def _report(read: "Report", outcome: "Refreshed", index: dict[str, Any] | None, 
         "unchanged": outcome.unchanged,
         "withdrawn": outcome.withdrawn,
         "rejected": read.rejected,
-        "missing": outcome.missing,
-        "unknown_category": outcome.unknown_category,
+        "faults": sorted_faults(read.faults | outcome.faults),
         "recommendable": index["n"] if index else None,
         # From the start of the command to the version published.
         "seconds": {**seconds, "total": now - started},

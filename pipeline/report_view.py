@@ -26,6 +26,7 @@ from pipeline.report_models import (
     verdict,
 )
 from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table, count, flat, metric, share
+from transform.content_faults import FAULTS
 from transform.tables import FIRST
 
 GLOSSARY = (
@@ -261,6 +262,11 @@ def _data_tables(statistics: Mapping[str, Any]) -> list[Table]:
             Row(readable(name), [Cell(count(number)), Cell(share(number / total))]) for name, number in types.items()
         ]
         tables.append(Table("Events by type", ["", "Events", "Share"], rows))
+    if faults := statistics.get("items_faults"):
+        rows = [
+            Row(FAULTS[name][0].upper() + FAULTS[name][1:], [Cell(count(number))]) for name, number in faults.items()
+        ]
+        tables.append(Table("What products lack, and what could not be read of them", ["", "Products"], rows))
     if rejected := statistics.get("rejected"):
         rows = [Row(reason, [Cell(count(number))]) for reason, number in rejected.items()]
         tables.append(Table("Bad rows, by reason", ["", "Rows"], rows))

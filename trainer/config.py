@@ -83,6 +83,25 @@ HistoryType = Annotated[str, AfterValidator(_history_type)]
 
 
 @dataclass(frozen=True, config=STRICT)
+class TransferConfig:
+    """What both trainings start from where there is a model of another shop, and no earlier one of this shop.
+
+    Product ids and behaviour are always learned anew.
+    """
+
+    # Directory of a finished run; empty = nothing is taken over.
+    run: str = ""
+    # Words of titles and descriptions by their spelling, n-grams, and the layers that read texts.
+    text: bool = True
+    # The layers that read vectors of pictures (of the same encoder).
+    picture: bool = False
+    # Categories, brands and attributes by their names, and the layers that read them.
+    attributes: bool = False
+    # Everything else: fusion of the modalities, towers, transformer, context.
+    network: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
 class TargetConfig:
     """Which interactions are training targets, and how much each counts; as shipped all count the same."""
 

@@ -140,7 +140,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
     """
     schema = read_schema(transform_dir)
     size = schema.catalogue_size
-    item_ids, titles, categories = (np.full(size, "", dtype=object) for _ in range(3))
+    item_ids, titles, categories, descriptions = (np.full(size, "", dtype=object) for _ in range(4))
     item_ids[:FIRST] = RESERVED_LINES
     id_rows = np.zeros(size, np.int32)
     id_rows[1] = 1
@@ -160,6 +160,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
         known_from[row] = example["known_from"].int64_list.value[0]
         available[row] = bool(example["available"].int64_list.value[0])
         titles[row] = b"".join(example["title"].bytes_list.value).decode()
+        descriptions[row] = b"".join(example["description"].bytes_list.value).decode()
         categories[row] = b"".join(example["category"].bytes_list.value).decode()
         images[row] = b"".join(example["image"].bytes_list.value)
         if example["price_raw"].float_list.value:
@@ -177,7 +178,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
             f"{transform_dir}: the items TFRecords hold {seen} products, the feature schema says {size - FIRST}. "
             "Run `tandem transform` again."
         )
-    texts = {"title": titles}
+    texts = {"title": titles, "description": descriptions}
     words = {
         feature.name: Words.of(
             texts[feature.name],

@@ -12,7 +12,7 @@ from trainer.retrieval import RetrievalModel
 from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable
 from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
-from transform.feature_schema import TOKEN_PATTERN, TOKEN_REWRITES
+from transform.feature_schema import TEXT_CHARACTERS, TOKEN_PATTERN, TOKEN_REWRITES
 from transform.tables import CATEGORY_SEPARATOR, PADDING, UNKNOWN
 
 # Width of an input of several values that the models do not read.
@@ -22,10 +22,11 @@ _UNREAD_WIDTH = 1
 class ItemEncoderModule(tf.Module):
     """One signature, serving_default: content of products → embedding float32 [B, D], of norm 1.
 
-    Inputs, all but the title optional: title, category ("A > B > C"), brand string [B]; attributes string [B, A]
-    ("name=value", "" where there are fewer); price float32 [B], NaN where unknown; item_id string [B]. A product id
-    that the catalogue knows adds what was learnt about that product; without one, content alone places the product.
-    An input that the models have no feature for is accepted and not read.
+    Inputs, all but the title optional: title, description, category ("A > B > C"), brand string [B]; attributes
+    string [B, A] ("name=value", "" where there are fewer); price float32 [B], NaN or 0 where unknown; item_id string
+    [B]. Of a text the first TEXT_CHARACTERS are read. A product id that the catalogue knows adds what was learnt about
+    that product; without one, content alone places the product. An input that the models have no feature for is
+    accepted and not read.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ItemEncoderModule(tf.Module):
         self._model = Untracked(retrieval)
         width = self.features["attributes"].length if "attributes" in self.features else _UNREAD_WIDTH
         optional = {
+            "description": tf.constant("", shape=[1]),
             "category": tf.constant("", shape=[1]),
             "brand": tf.constant("", shape=[1]),
             "attributes": tf.constant("", shape=[1, width]),
@@ -86,7 +88,11 @@ class ItemEncoderModule(tf.Module):
 
 
 def tokens(texts: tf.Tensor, length: int) -> tf.Tensor:
-    """The first tokens of texts [B] as `transform.feature_schema.tokenize` makes them: string [B, length]."""
+    """The first tokens of texts [B] as `transform.feature_schema.tokenize` makes them: string [B, length].
+
+    A text is cut as `transform.content_faults.clean_content` cuts it.
+    """
+    texts = tf.strings.substr(texts, 0, TEXT_CHARACTERS, unit="UTF8_CHAR")
     # TensorFlow's `lower` takes a zero byte for the end of a text; for a tokeniser it is a separator like any other.
     for old, new in (("\x00", " "), *TOKEN_REWRITES):
         texts = tf.strings.regex_replace(texts, old, new)
@@ -114,8 +120,8 @@ def single(values: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def normalised(values: tf.Tensor, mean: float, stddev: float) -> tf.Tensor:
-    """(log(1 + x) − mean) / stddev of float32 [B] as float32 [B, 1]; NaN where x is no number of at least 0."""
-    valid = tf.math.is_finite(values) & (values >= 0)
+    """(log(1 + x) − mean) / stddev of float32 [B] as float32 [B, 1]; NaN where x is no number above 0."""
+    valid = tf.math.is_finite(values) & (values > 0)
     logs = tf.math.log1p(tf.cast(tf.where(valid, values, 0.0), tf.float64))
     result = tf.cast((logs - mean) / stddev, tf.float32)
     return tf.where(valid, result, math.nan)[:, tf.newaxis]

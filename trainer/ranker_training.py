@@ -17,6 +17,7 @@ from trainer.queries import Queries
 from trainer.ranker import Ranker
 from trainer.ranker_loss import make_sampler
 from trainer.stage_training import Fit, load_training_data, make_model
+from trainer.transfer import Transfer
 from trainer.warm_start import Previous
 from trainer.windows import TrainingWindows
 from transform.tables import FIRST
@@ -32,7 +33,7 @@ def train_ranker(
     config: RankerConfig,
     log_dir: Path,
     evaluation: EvaluationConfig | None = None,
-    previous: Previous | None = None,
+    previous: Previous | Transfer | None = None,
 ) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
@@ -43,7 +44,7 @@ def train_ranker(
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
-        previous: a run whose weights the training starts from.
+        previous: a run whose weights the training starts from, all of them or those of chosen modalities.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no

@@ -17,6 +17,7 @@ from trainer.negatives import log_expected_counts, uniform_negatives
 from trainer.queries import Queries
 from trainer.retrieval import RetrievalModel
 from trainer.stage_training import Fit, load_training_data, make_model
+from trainer.transfer import Transfer
 from trainer.warm_start import Previous
 from trainer.windows import NONE, TrainingWindows, WindowBatch
 from transform.tables import FIRST, PADDING
@@ -28,7 +29,7 @@ def train_retrieval(
     config: RetrievalConfig,
     log_dir: Path,
     evaluation: EvaluationConfig | None = None,
-    previous: Previous | None = None,
+    previous: Previous | Transfer | None = None,
 ) -> None:
     """Train on the training span, keep the epoch that is best on the validation span.
 
@@ -39,7 +40,7 @@ def train_retrieval(
         config: of model and loop.
         log_dir: gets TensorBoard's event files.
         evaluation: the protocol by which the epoch is chosen; None = the shipped defaults.
-        previous: a run whose weights the training starts from.
+        previous: a run whose weights the training starts from, all of them or those of chosen modalities.
 
     Raises:
         TrainingError: the configuration does not fit, there is nothing to train or to validate on, or the loss is no

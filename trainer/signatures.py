@@ -24,6 +24,9 @@ def signature(
 ) -> Function:
     """A tf.function with named inputs.
 
+    `function` is traced once, here, and called as a whole by whatever traces the signature: TensorFlow does so again
+    when it saves it, which would take as long as the first time.
+
     Args:
         function: takes the inputs by name.
         required: name → shape and type.
@@ -38,12 +41,17 @@ def signature(
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in required.items()]
     specs += [tf.TensorSpec([None, *default.shape[1:]], default.dtype, name) for name, default in optional.items()]
 
-    def named(*values: tf.Tensor) -> Tensors:
+    def body(*values: tf.Tensor) -> Tensors:
         return function(**dict(zip(names, values, strict=True)))
+
+    traced = tf.function(body, input_signature=specs, autograph=False).get_concrete_function()
+
+    def named(*values: tf.Tensor) -> Tensors:
+        return traced(*values)
 
     # TensorFlow reads names and defaults of inputs from the signature of the Python function.
     named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    named.__name__ = function.__name__
+    body.__name__ = named.__name__ = function.__name__
     return tf.function(named, input_signature=specs, autograph=False)
 
 

@@ -19,6 +19,7 @@ from trainer.loop import Step, TrainingLoop, make_deterministic
 from trainer.model_files import save_model
 from trainer.queries import Queries, validation_queries
 from trainer.target_weights import load_target_weights
+from trainer.transfer import Transfer, transfer
 from trainer.warm_start import Previous, warm_start
 from trainer.windows import TrainingWindows
 
@@ -86,17 +87,19 @@ class Fit:
     validate: Callable[[], float]
     vectors: Vectors  # by which products are compared with those of an earlier run
 
-    def run(self, output: Path, log_dir: Path, previous: Previous | None) -> None:
+    def run(self, output: Path, log_dir: Path, previous: Previous | Transfer | None) -> None:
         """Train, keep the best epoch; after a warm start, also measure how far it moved the products it kept.
 
         Args:
             output: gets model.json, weights, history.json, checkpoints/ and, after a warm start, drift.json.
             log_dir: gets TensorBoard's event files.
-            previous: a run whose weights the training starts from.
+            previous: a run whose weights the training starts from, all of them or those of chosen modalities.
         """
         data = self.data
         kept = before = np.zeros(0, np.int32)
-        if previous is not None:
+        if isinstance(previous, Transfer):
+            transfer(self.model, data.catalogue.schema, data.transform_dir, previous)
+        elif previous is not None:
             kept = _sample(warm_start(self.model, data.catalogue, data.transform_dir, *previous).kept_rows)
             before = self.vectors(kept).numpy()
         loop = TrainingLoop(self.model, self.config.training, output, log_dir)

@@ -71,10 +71,10 @@ def warm_start(
     """
     previous = load_catalogue(previous_transform_dir)
     _check_features(catalogue.schema, previous.schema)
-    strings = _vocabularies(catalogue.schema, previous_transform_dir, transform_dir)
+    strings = table_strings(catalogue.schema, previous.schema, previous_transform_dir, transform_dir)
     strings[_ID] = _id_strings(previous), _id_strings(catalogue)
-    values = _read_weights(previous_step_dir)
-    weights = _weights_by_path(model)
+    values = read_weights(previous_step_dir)
+    weights = weights_by_path(model)
     _check_paths(previous_step_dir, set(values), set(weights), catalogue.schema)
     moved = {path: _moved(path, weights[path], values[path], strings, previous_step_dir) for path in weights}
     for path, weight in weights.items():
@@ -105,17 +105,20 @@ def match_rows(values: np.ndarray, previous: Sequence[str], current: Sequence[st
     return values[[place.get(string, UNKNOWN) for string in current]]
 
 
-def _vocabularies(schema: FeatureSchema, previous_transform_dir: Path, transform_dir: Path) -> Strings:
-    """Of each feature's table."""
+def table_strings(
+    schema: FeatureSchema, previous: FeatureSchema, previous_transform_dir: Path, transform_dir: Path
+) -> Strings:
+    """Of the table of each feature that both runs have with a vocabulary."""
 
-    def words(directory: Path, feature: Feature) -> list[str]:
-        return read_vocabulary(directory / VOCABULARY_FOLDER / feature.vocabulary)
+    def words(directory: Path, features: FeatureSchema) -> dict[str, list[str]]:
+        return {
+            f"{feature.name}_embedding": read_vocabulary(directory / VOCABULARY_FOLDER / feature.vocabulary)
+            for feature in (*features.item, *features.context)
+            if feature.vocabulary
+        }
 
-    return {
-        f"{feature.name}_embedding": (words(previous_transform_dir, feature), words(transform_dir, feature))
-        for feature in (*schema.item, *schema.context)
-        if feature.vocabulary
-    }
+    then, now = words(previous_transform_dir, previous), words(transform_dir, schema)
+    return {table: (then[table], strings) for table, strings in now.items() if table in then}
 
 
 def _id_strings(catalogue: Catalogue) -> list[str]:
@@ -139,7 +142,7 @@ def _check_features(schema: FeatureSchema, previous: FeatureSchema) -> None:
         )
 
 
-def _read_weights(step_dir: Path) -> dict[str, np.ndarray]:
+def read_weights(step_dir: Path) -> dict[str, np.ndarray]:
     """Path of each weight in the saved model → its values; a table divided among devices is put together again."""
     if not (step_dir / f"{_WEIGHTS}.index").is_file():
         raise TrainingError(
@@ -156,7 +159,7 @@ def _read_weights(step_dir: Path) -> dict[str, np.ndarray]:
     return values | {table: joined([parts[number] for number in sorted(parts)]) for table, parts in shards.items()}
 
 
-def _weights_by_path(model: tf_keras.Model) -> dict[str, Table]:
+def weights_by_path(model: tf_keras.Model) -> dict[str, Table]:
     """Weights by the path under which a checkpoint keeps them: the shortest, of equal ones the first."""
     root = tf.train.Checkpoint(model=model)
     view = tf.train.TrackableView(root)

@@ -31,6 +31,7 @@ from transform.arrow_files import read_json, read_tables, replaced_when_whole, w
 from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.config import BeamConfig, TransformConfig
+from transform.content_faults import fault_sentences, picture_limits
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import SPANS, Rules
 from transform.item_examples import ITEMS_PER_SHARD
@@ -60,7 +61,7 @@ from transform.tables import (
     SURFACES_FILE,
     table_files,
 )
-from transform.vocabularies import content_features, merge_counts, price_moments, vocabulary
+from transform.vocabularies import content_columns, merge_counts, price_moments, vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -221,12 +222,14 @@ def _read(events: Source, items: Source | None, places: _Places, config: Transfo
     with _pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
         _add_reading(pipeline, events, rows, places)
         if items:
-            _add_reading(pipeline, items, ItemRows(), places)
+            _add_reading(pipeline, items, ItemRows(picture_limits(config)), places)
     reports = {"events": Report(**read_json(places.summary("events"))), "items": Report()}
     if items:
         reports["items"] = Report(**read_json(places.summary("items")))
     for source in filter(None, (events, items)):
         check_report(source, reports[source.name], config.max_bad_share, Path(places.output) / DEAD_LETTERS)
+    for sentence in fault_sentences(reports["items"].faults):
+        logger.warning("items: %s", sentence)
     return reports
 
 
@@ -428,16 +431,16 @@ def _content(
 
 
 def _item_features(files: dict[str, list[str]], places: _Places, config: TransformConfig) -> list[Feature]:
-    """In the order category, brand, attributes, price, title; what the catalogue lacks is left out."""
+    """In the order of `content_columns`; what the catalogue lacks is left out."""
     counts = merge_counts([read_tables(files["values"])] if "values" in files else [])
     features = []
-    for name, kind, length in content_features(config):
-        size = config.title_vocabulary_size if name == "title" else None
-        words = vocabulary(counts, name, config.min_value_count, size)
-        if name == "title":
+    for column in content_columns(config):
+        if column.kind == Feature.NUMERIC:
             features += _price_feature(files)
+            continue
+        words = vocabulary(counts, column.name, config.min_value_count, column.vocabulary_size)
         if words:
-            features.append(_with_vocabulary(name, kind, length, words, places))
+            features.append(_with_vocabulary(column.name, column.kind, column.length, words, places))
     return features
 
 
@@ -555,6 +558,7 @@ def _write_statistics(
         },
         "items_rows_read": items.rows,
         "items_rejected": items.rejected,
+        "items_faults": items.faults,
         "items_repeated": repeated_items,
         "items_catalogue": int(catalogue.listed.sum()),
         "items_in_events": int(catalogue.in_events.sum()),

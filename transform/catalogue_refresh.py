@@ -15,6 +15,7 @@ from tensorflow.core.example.example_pb2 import Example
 from protos.feature_schema_pb2 import FeatureSchema
 from transform.beam_transform import DEAD_LETTERS, SAMPLES, check_report
 from transform.checks import DataError
+from transform.content_faults import LACKS
 from transform.feature_schema import (
     ITEM_IDS_FILE,
     SCHEMA_FILE,
@@ -25,12 +26,12 @@ from transform.feature_schema import (
     write_vocabulary,
 )
 from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file, source_column
-from transform.reading import ItemRows, Report, open_source, read_whole
+from transform.reading import ItemRows, Report, add_counts, open_source, read_whole
 from transform.tables import FIRST, UNKNOWN
 from transform.tfrecords import Column, encode_examples, read_tfrecords, write_tfrecords
 
-# What people call the raw features of a product that a shop may not have given.
-_OPTIONAL = {"title": "title", "category": "category", "price": "price_raw", "picture": "image"}
+# Column → its name in the records, where that is another.
+_RAW = {"price": "price_raw"}
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Refreshed:
     changed: int = 0
     unchanged: int = 0
     withdrawn: int = 0  # recommended until now
-    missing: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_OPTIONAL, 0))  # by what they lack
-    unknown_category: int = 0  # a level of it was not in the training catalogue
+    # Products by fault (transform/content_faults.py) as they stand in the catalogue now, whatever the table named.
+    faults: dict[str, int] = field(default_factory=dict)
     created_at: list[int] = field(default_factory=list)  # seconds, of new products that tell it
     digest: str = ""  # of every record that differs from what was there
 
@@ -52,7 +53,9 @@ class Refreshed:
         return not self.new + self.changed + self.withdrawn
 
 
-def read_products(items: Path, dead_letters: Path, max_bad_share: float) -> tuple[pa.Table, Report]:
+def read_products(
+    items: Path, dead_letters: Path, max_bad_share: float, rows: ItemRows | None = None
+) -> tuple[pa.Table, Report]:
     """Good rows of an items table (canonical columns and `row`), and counts of all; bad rows go to `dead_letters`.
 
     One bad row alone is no mistake of the whole table, however short the table is.
@@ -61,13 +64,14 @@ def read_products(items: Path, dead_letters: Path, max_bad_share: float) -> tupl
         items: items.parquet or a folder that holds it.
         dead_letters: folder for what is refused, as JSON lines with file, row and reason.
         max_bad_share: of the rows.
+        rows: which pictures are too large.
 
     Raises:
         FileNotFoundError: there is no such table.
         DataError: the table is empty, not canonical, cannot be read, or has too many bad rows.
     """
     source = open_source(items, "items")
-    products, report = read_whole(source, ItemRows(), dead_letters)
+    products, report = read_whole(source, rows or ItemRows(), dead_letters)
     allowed = 1.0 if sum(report.rejected.values()) == 1 else max_bad_share
     check_report(source, report, allowed, dead_letters, "--max-bad-share")
     return products, report
@@ -210,12 +214,14 @@ class _Merge:
             self._refreshed.changed += 1
 
     def _count_content(self, columns: dict[str, Column]) -> None:
-        for name, feature in _OPTIONAL.items():
-            self._refreshed.missing[name] += _absent(columns[feature])
+        faults = {name: _absent(columns[_RAW.get(column, column)]) for name, column in LACKS.items()}
         if "category_ids" in columns:
-            levels = columns["category_ids"]
-            owners = np.repeat(np.arange(len(levels.offsets) - 1), np.diff(levels.offsets))
-            self._refreshed.unknown_category += len(np.unique(owners[np.asarray(levels.values) == UNKNOWN]))
+            faults["unknown_category"] = int((_counts(columns["category_ids"], UNKNOWN) > 0).sum())
+        if "title_ids" in columns:
+            words = columns["title_ids"]
+            lengths = np.diff(words.offsets)
+            faults["unknown_words"] = int(((lengths > 0) & (_counts(words, UNKNOWN) == lengths)).sum())
+        self._refreshed.faults = add_counts(self._refreshed.faults, faults)
 
 
 def _values(example: Example, name: str, kind: str) -> Sequence[Any]:
@@ -238,6 +244,12 @@ def _column(examples: Sequence[Example], name: str, like: Column) -> Column:
     offsets = np.concatenate([[0], np.cumsum([len(values) for values in lists])]).astype(np.int64)
     flat = [value for values in lists for value in values]
     return Column(flat if isinstance(kept, list) else np.array(flat, kept.dtype), offsets)
+
+
+def _counts(column: Column, value: int) -> np.ndarray:
+    """How often each product has an id, int64 [N]."""
+    found = np.concatenate([[0], np.cumsum(np.asarray(column.values) == value)])
+    return found[column.offsets[1:]] - found[column.offsets[:-1]]
 
 
 def _absent(column: Column) -> int:

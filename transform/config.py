@@ -1,7 +1,7 @@
 """What can be set for the data steps, with the defaults that are shipped."""
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -11,6 +11,8 @@ STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+# What a product's content is made of; "image" stands for the vectors of its picture.
+Content = Literal["category", "brand", "attributes", "price", "title", "description", "image"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,12 +54,20 @@ class TransformConfig:
     max_future_hours: Count = 24
     # Groups of shoppers; memory is bounded by the largest.
     buckets: Positive = 16
+    # Of the columns that the catalogue has, those that become features of the models; none = product ids only.
+    content_features: tuple[Content, ...] = get_args(Content)
     title_vocabulary_size: Positive = 20_000
     title_length: Positive = 16
+    # Words of a description that are read, and how many words there are to read; apart from those of the title.
+    description_vocabulary_size: Positive = 20_000
+    description_length: Positive = 32
     category_depth: Positive = 4
     attributes_length: Positive = 8
     # Values seen less often in the catalogue share the out-of-vocabulary id.
     min_value_count: Positive = 2
+    # Pictures above either are left out: bytes, and pixels of the longer side.
+    max_image_bytes: Positive = 4 * 2**20
+    max_image_side: Positive = 4_096
     # Shopper-hashed sample of events for TFDV, per span.
     sample_events: Positive = 50_000
 

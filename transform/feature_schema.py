@@ -20,6 +20,8 @@ ITEM_IDS_FILE = "item_ids.txt"
 # split at spaces. The same four steps in a TensorFlow graph are tf.strings.regex_replace(…, old, new),
 # tf.strings.lower(…, encoding="utf-8"), tf.strings.regex_replace(…, TOKEN_PATTERN, " "), tf.strings.split(…).
 TOKEN_PATTERN = r"[^\p{L}\p{N}]+"
+# Of a text, the characters (code points) that are kept and read: what follows is not.
+TEXT_CHARACTERS = 2_000
 # Capitals whose lower case depends on the library: TensorFlow (ICU) makes a combining dot of the first and looks at
 # the neighbours of the second, Arrow does neither.
 TOKEN_REWRITES = (("İ", "i"), ("Σ", "σ"))

@@ -61,7 +61,7 @@ class ItemContent:
 
         Columns that `items` (canonical, one chunk each) lacks count as null.
         """
-        columns = {name: _raw_bytes(items, name) for name in ("title", "category", "brand", "image")}
+        columns = {name: _raw_bytes(items, name) for name in ("title", "description", "category", "brand", "image")}
         prices = _values(items, "price").to_numpy(zero_copy_only=False).astype(np.float32)
         present = ~np.isnan(prices)
         offsets = np.concatenate([[0], np.cumsum(present)])

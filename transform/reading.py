@@ -18,6 +18,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transform.arrow_files import Spill, replaced_when_whole
 from transform.checks import DataError, check_events, check_items, conform, count_reasons, logged_propensities
+from transform.content_faults import PictureLimits, clean_content
 from transform.fingerprints import combine, fingerprint
 from transform.split import MINUTE
 from transform.tables import EVENT_TYPES, EVENTS, table_files
@@ -102,6 +103,7 @@ class Report:
     rows: int = 0
     spilled: int = 0
     rejected: dict[str, int] = field(default_factory=dict)  # field and rule → rows
+    faults: dict[str, int] = field(default_factory=dict)  # of good rows, see transform/content_faults.py
     failures: list[str] = field(default_factory=list)  # row groups that cannot be read
     types: dict[str, int] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)  # minute since 1970 → events that enter histories
@@ -116,6 +118,7 @@ class Report:
             self.rows + other.rows,
             self.spilled + other.spilled,
             add_counts(self.rejected, other.rejected),
+            add_counts(self.faults, other.faults),
             sorted(self.failures + other.failures),
             add_counts(self.types, other.types),
             add_counts(self.minutes, other.minutes),
@@ -165,6 +168,10 @@ class Rows(Protocol):
         """Good and bad rows, as in transform/checks.py."""
         ...
 
+    def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """Good rows without what nobody can read, and how often which fault was met."""
+        ...
+
     def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Rows to spill, by partition; `good` has the column `row`, the place over all files."""
         ...
@@ -188,6 +195,10 @@ class EventRows:
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad events."""
         return check_events(table, self.now, self.max_future_seconds)
+
+    def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """Events as they are."""
+        return good, {}
 
     def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """The columns that histories need, in the form that transform/interactions.py reads."""
@@ -249,6 +260,7 @@ def _rest_fingerprint(table: pa.Table, columns: list[str]) -> np.ndarray:
 class ItemRows:
     """Products keep their columns; ids, times and categories also go to a small partition of their own."""
 
+    pictures: PictureLimits = field(default_factory=PictureLimits)
     name: str = "items"
     # Products carry pictures.
     batch_rows: int = 8_192
@@ -256,6 +268,10 @@ class ItemRows:
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad products."""
         return check_items(table)
+
+    def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """Products by what they have; see transform/content_faults.py."""
+        return clean_content(good, self.pictures)
 
     def parts(self, good: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """`rows`: everything; `keys`: what the catalogue is made of."""
@@ -289,7 +305,8 @@ class ReadRows(beam.DoFn):
             for table in _batches(group, self._rows):
                 good, bad = self._rows.check(table)
                 rejected += _dead_letters(group, bad)
-                report = report.merge(_report(self._rows, table, good, bad))
+                good, faults = self._rows.clean(good)
+                report = report.merge(_report(self._rows, table, good, bad, faults))
                 for partition, part in self._rows.parts(good):
                     yield from self._spill.add(partition, part)
         except (pa.ArrowInvalid, OSError, DataError) as error:
@@ -325,7 +342,8 @@ def read_whole(source: Source, rows: Rows, dead_letter_folder: Path) -> tuple[pa
         letters = _dead_letters(group, bad.filter(pa.array((places >= group.first_row) & (places < stop))))
         if letters:
             write_dead_letters(str(dead_letter_folder / letters_file(group)), letters)
-    return good, _report(rows, table, good, bad)
+    good, faults = rows.clean(good)
+    return good, _report(rows, table, good, bad, faults)
 
 
 def _batches(group: RowGroup, rows: Rows) -> Iterator[pa.Table]:
@@ -338,8 +356,9 @@ def _batches(group: RowGroup, rows: Rows) -> Iterator[pa.Table]:
             first += table.num_rows
 
 
-def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table) -> Report:
+def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table, faults: dict[str, int]) -> Report:
     report = rows.count(good)
+    report.faults = faults
     report.rows, report.spilled = table.num_rows, good.num_rows
     report.rejected = count_reasons(bad.column("reason").to_pylist())
     return report

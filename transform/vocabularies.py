@@ -1,6 +1,7 @@
 """Content of products as lists of values, the vocabularies made of them, and their ids."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -42,8 +43,12 @@ def _as_they_are(lists: pa.ListArray, length: int) -> pa.ListArray:
 
 
 def _tokens(texts: pa.Array, length: int) -> pa.ListArray:
-    del length
-    return tokenize(texts)
+    """The first `length` words: none that no model will read enters a vocabulary."""
+    lists = tokenize(texts)
+    lengths = np.diff(lists.offsets.to_numpy())
+    kept = np.arange(len(lists.values)) - np.repeat(lists.offsets.to_numpy()[:-1], lengths) < length
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, length))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), lists.values.filter(pa.array(kept)))
 
 
 # Feature with a vocabulary → how its column becomes lists of values.
@@ -52,6 +57,7 @@ _VALUES: dict[str, Callable[[pa.Array, int], pa.ListArray]] = {
     "brand": _single,
     "attributes": _as_they_are,
     "title": _tokens,
+    "description": _tokens,
 }
 
 
@@ -60,24 +66,37 @@ def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
     return _VALUES[feature](column, length)
 
 
-def content_features(config: TransformConfig) -> list[tuple[str, "Feature.Kind", int]]:
-    """What products' content is made of besides the price, in the order of the schema: column, kind, length."""
-    return [
-        ("category", Feature.CATEGORICAL, config.category_depth),
-        ("brand", Feature.CATEGORICAL, 1),
-        ("attributes", Feature.CATEGORICAL, config.attributes_length),
-        ("title", Feature.TEXT, config.title_length),
+@dataclass(frozen=True)
+class ContentColumn:
+    """A column of the items table that can become a feature."""
+
+    name: str
+    kind: "Feature.Kind"
+    length: int  # values that are read
+    vocabulary_size: int | None = None  # values at most; None = all that are frequent enough
+
+
+def content_columns(config: TransformConfig) -> list[ContentColumn]:
+    """Those that the configuration lets in, in the order of the schema."""
+    columns = [
+        ContentColumn("category", Feature.CATEGORICAL, config.category_depth),
+        ContentColumn("brand", Feature.CATEGORICAL, 1),
+        ContentColumn("attributes", Feature.CATEGORICAL, config.attributes_length),
+        ContentColumn("price", Feature.NUMERIC, 1),
+        ContentColumn("title", Feature.TEXT, config.title_length, config.title_vocabulary_size),
+        ContentColumn("description", Feature.TEXT, config.description_length, config.description_vocabulary_size),
     ]
+    return [column for column in columns if column.name in config.content_features]
 
 
 def count_content(items: pa.Table, config: TransformConfig) -> pa.Table:
     """How often each value occurs in `items` (canonical columns): COUNT_SCHEMA."""
     parts = [COUNT_SCHEMA.empty_table()]
-    for name, _, length in content_features(config):
-        if name in items.column_names:
-            lists = feature_values(name, items.column(name).combine_chunks(), length)
+    for column in content_columns(config):
+        if column.name in _VALUES and column.name in items.column_names:
+            lists = feature_values(column.name, items.column(column.name).combine_chunks(), column.length)
             values, counts = pc.value_counts(lists.flatten()).flatten()
-            features = pa.array([name] * len(values), pa.string())
+            features = pa.array([column.name] * len(values), pa.string())
             parts.append(pa.table([features, values, counts], schema=COUNT_SCHEMA))
     return pa.concat_tables(parts)
 

@@ -198,6 +198,7 @@ def _statistics(products: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "rows_read": 50_000,
         "rejected": {"timestamp in the future": 12},
+        "items_faults": {"zero_price": 7},
         "duplicates": 40,
         "interactions": 30_000,
         "users": 2_000,

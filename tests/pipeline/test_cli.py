@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from trainer.config import TransferConfig
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -124,6 +125,7 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         "export",
         "publish",
         "refresh",
+        "transfer",
     ):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
@@ -131,3 +133,15 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         text = " ".join(capsys.readouterr().out.split())
         assert "reads" in text
         assert "writes" in text
+
+
+def test_a_transfer_is_a_run_that_starts_from_parts_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[TransferConfig] = []
+    monkeypatch.setattr("pipeline.chain.run", lambda config, data, out: started.append(config.transfer))
+    arguments = ["transfer", "runs/other: shop", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--no-text", "--attributes", "--network"]) == 0
+    assert started == [
+        TransferConfig(run="runs/other: shop"),
+        TransferConfig(run="runs/other: shop", text=False, attributes=True, network=True),
+    ]

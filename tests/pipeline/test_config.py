@@ -39,6 +39,9 @@ def test_overrides_reach_nested_keys_in_order() -> None:
         ("ranker.dim=0", "ranker.dim: Input should be greater than 0, received 0"),
         ("ranker.dim=wide", "ranker.dim: Input should be a valid integer"),
         ("transform.split.method=random", "'time' or 'leave_one_out', received 'random'"),
+        ("transform.content_features=[title, colour]", "'title', 'description' or 'image', received 'colour'"),
+        ("transform.max_image_side=0", "transform.max_image_side: Input should be greater than 0, received 0"),
+        ("transfer.words=true", "unknown key 'transfer.words'"),
         ("ranker.dim", "--set needs key=value, received 'ranker.dim'"),
         ("name.first=x", "name: Input should be a valid string"),
         ("ranker.dim=[", "not valid YAML"),
@@ -48,6 +51,19 @@ def test_bad_overrides_are_refused_with_key_rule_and_value(override: str, senten
     with pytest.raises(ConfigError, match=r".*") as error:
         load_config(None, [override])
     assert sentence in str(error.value)
+
+
+def test_content_features_may_be_chosen_or_none() -> None:
+    assert load_config(None, ["transform.content_features=[]"]).transform.content_features == ()
+    assert load_config(None, ["transform.content_features=[price]"]).transform.content_features == ("price",)
+
+
+def test_trainings_start_from_one_thing() -> None:
+    assert load_config(None, ["transfer.run=runs/other"]).transfer.text
+    with pytest.raises(ConfigError, match=r"received both, 'runs/monday' and 'runs/other'. Leave one of them out"):
+        load_config(None, ["transfer.run=runs/other", "warm_start=runs/monday"])
+    with pytest.raises(ConfigError, match=r"transfer.run names 'runs/other', but nothing is to be taken from it"):
+        load_config(None, ["transfer.run=runs/other", "transfer.text=false"])
 
 
 def test_missing_file_names_the_shipped_configurations() -> None:

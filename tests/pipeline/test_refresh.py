@@ -228,5 +228,5 @@ def test_the_command_prints_what_it_did(
     assert main(["refresh", "--items", str(new(tmp_path, *rows)), "--run", str(run)]) == 0
     printed = capsys.readouterr().out
     assert "2 rows: 1 new, 1 changed, 0 withdrawn, 0 unchanged, 0 refused." in printed
-    assert "1 without title, 2 without category, 2 without price, 2 without picture" in printed
+    assert "1 product without a title.\n2 products without a category.\n2 products without a price." in printed
     assert "Version 2 is published; embedding 1.5 s, index 0.2 s, total" in printed

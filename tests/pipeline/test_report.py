@@ -272,6 +272,12 @@ def test_run_without_examples_says_so(tmp_path: Path) -> None:
     assert "Not measured: the evaluation left no examples.json." in text
 
 
+def test_what_could_not_be_read_of_products_is_shown(run: Path) -> None:
+    text = page_of(run).text
+    assert "What products lack, and what could not be read of them" in text
+    assert "With a price of 0, which is read as no price" in text
+
+
 def test_data_without_a_clock_says_so(run: Path) -> None:
     file = run / "steps" / "transform" / "statistics.json"
     statistics = json.loads(file.read_text())

@@ -21,7 +21,7 @@ from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, no
 from trainer.retrieval import RetrievalModel
 from trainer.string_tables import write_asset
 from transform import vocabularies
-from transform.feature_schema import tokenize, write_vocabulary
+from transform.feature_schema import TEXT_CHARACTERS, tokenize, write_vocabulary
 
 DIM, LENGTH = 8, 5
 WORDS = {
@@ -29,6 +29,7 @@ WORDS = {
     "brand": ["Müller & Söhne", "acme"],
     "attributes": ["colour=red", "size=L"],
     "title": ["red", "shoe", "größe", "42"],
+    "description": ["soft", "leather", "word"],
 }
 
 
@@ -51,6 +52,7 @@ SCHEMA = FeatureSchema(
         feature("attributes", Feature.CATEGORICAL, 2),
         feature("price", Feature.NUMERIC),
         feature("title", Feature.TEXT, LENGTH),
+        feature("description", Feature.TEXT, LENGTH),
     ],
     catalogue_size=5,
     id_embedding_size=4,
@@ -58,10 +60,16 @@ SCHEMA = FeatureSchema(
 )
 # Raw content of the products in rows 2, 3 and 4.
 TITLES = ["Red shoe, GRÖSSE 42!", "", "unheard-of words"]
+# The second goes on for longer than is read.
+DESCRIPTIONS = ["Soft LEATHER.", "\u0301" * (TEXT_CHARACTERS - 4) + "soft leather", ""]
 CATEGORIES = ["Kleidung > Hosen > Jeans", "Schuhe", ""]
 BRANDS = ["acme", "", "Müller & Söhne"]
 ATTRIBUTES = [["colour=red", "size=L"], ["size=XXL"], []]
-PRICES = [9.99, math.nan, 0.0]
+PRICES = [9.99, math.nan, 0.01]
+
+
+CUT = [text[:TEXT_CHARACTERS] for text in DESCRIPTIONS]
+SOFT = {"description": ["soft leather"]}
 
 
 def read_by_the_transform() -> dict[str, np.ndarray]:
@@ -84,6 +92,7 @@ def read_by_the_transform() -> dict[str, np.ndarray]:
         "attributes": ids("attributes", pa.array(ATTRIBUTES, pa.list_(pa.string())), 2),
         "price": prices,
         "title": ids("title", tokenize(pa.array(TITLES)), LENGTH),
+        "description": ids("description", tokenize(pa.array(CUT)), LENGTH),
     }
 
 
@@ -91,7 +100,7 @@ def read_by_the_transform() -> dict[str, np.ndarray]:
 def catalogue() -> Catalogue:
     none = np.zeros(5, np.int64)
     empty = np.full(5, "", object)
-    titles = np.array(["", "", *TITLES], dtype=object)
+    titles, descriptions = (np.array(["", "", *texts], dtype=object) for texts in (TITLES, CUT))
     return Catalogue(
         schema=SCHEMA,
         item_ids=np.array(["", "\x01", "a", "b", "c"], dtype=object),
@@ -105,7 +114,10 @@ def catalogue() -> Catalogue:
         categories=empty,
         prices=np.full(5, np.nan, np.float32),
         images=[b""] * 5,
-        words={"title": Words.of(titles, ("", "\x01", *WORDS["title"]), LENGTH)},
+        words={
+            name: Words.of(texts, ("", "\x01", *WORDS[name]), LENGTH)
+            for name, texts in (("title", titles), ("description", descriptions))
+        },
     )
 
 
@@ -132,7 +144,14 @@ def served(catalogue: Catalogue, model: RetrievalModel, tmp_path_factory: pytest
 
 def raw_content() -> dict[str, object]:
     attributes = [values + [""] * (2 - len(values)) for values in ATTRIBUTES]
-    return {"title": TITLES, "category": CATEGORIES, "brand": BRANDS, "attributes": attributes, "price": PRICES}
+    return {
+        "title": TITLES,
+        "description": DESCRIPTIONS,
+        "category": CATEGORIES,
+        "brand": BRANDS,
+        "attributes": attributes,
+        "price": PRICES,
+    }
 
 
 def test_content_alone_gives_the_vector_of_a_product_without_an_id(served: ServedModel, model: RetrievalModel) -> None:
@@ -168,10 +187,48 @@ def test_title_alone_is_enough(served: ServedModel) -> None:
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("price", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("price", [math.nan, math.inf, -1.0, 0.0])
 def test_price_that_is_none_counts_as_absent(served: ServedModel, price: float) -> None:
     odd = served("serving_default", title=["red shoe"], price=[price])["embedding"]
     np.testing.assert_array_equal(odd, served("serving_default", title=["red shoe"])["embedding"])
+
+
+def test_a_description_says_something(served: ServedModel) -> None:
+    soft, none = (served("serving_default", title=["red shoe"], **more)["embedding"] for more in (SOFT, {}))
+    assert np.abs(soft - none).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"title": [""]},
+        {"title": ["Красный ботинок"]},
+        {"title": ["红色鞋子"]},
+        {"title": ["حذاء أحمر"]},
+        {"title": ["\U0001f642\u200d\ufe0f\U0001f45f"]},
+        {"title": ["re\u0301d\u200bsho\u0308e\u0000"]},
+        {"title": ["red shoe"], "description": ["word " * 2_000]},
+        {"title": ["word" * 2_500]},
+        {"title": ["red shoe"], "price": [0.0]},
+        {"title": ["red shoe"], "category": ["Hüte > Mützen"], "brand": ["nobody"]},
+        {"title": [b"\xff\xfe red \xc3"], "description": [b"\x80"]},
+    ],
+    ids=str,
+)
+def test_odd_content_is_embedded_by_what_there_is(served: ServedModel, odd: dict[str, list]) -> None:
+    embedding = served("serving_default", **odd)["embedding"]
+    assert np.isfinite(embedding).all()
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["title", "description"])
+def test_what_follows_the_first_characters_is_not_read(served: ServedModel, name: str) -> None:
+    start = "ü" * (TEXT_CHARACTERS - 5) + " soft"
+    whole, cut = (
+        served("serving_default", **({"title": ["red"]} | {name: [text]}))["embedding"]
+        for text in (start + "er leather", start)
+    )
+    np.testing.assert_array_equal(whole, cut)
 
 
 def test_catalogue_without_content_still_exports_an_encoder(tmp_path: Path) -> None:
@@ -233,7 +290,7 @@ def test_graph_makes_the_category_prefixes_of_the_transform(paths: list[str]) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0, 1e9, width=32), min_size=1))
+@given(st.lists(st.floats(2**-20, 1e9, width=32), min_size=1))
 def test_graph_normalises_prices_as_the_transform_does(prices: list[float]) -> None:
     values = np.array(prices, np.float32)
     made = normalised(tf.constant(values), 2.0, 0.5).numpy()[:, 0]

@@ -1,5 +1,6 @@
 """Tiny canonical tables for tests, written row by row, and readers of what the transform makes of them."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transform.tables import SCHEMAS
 DAY = 86_400
 # Monday, 1 January 2024, 00:00 UTC.
 START = 1_704_067_200
+# A picture of one grey pixel.
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.transform.small_tables import (
     DAY,
+    PNG,
     START,
     by_user,
     config,
@@ -59,7 +60,7 @@ ITEMS = [
         "attributes": ["colour=blue", "fit=slim"],
         "created_at": START - DAY,
         "available": False,
-        "image": b"PNG",
+        "image": PNG,
     },
     {"item_id": "sku-a", "title": "Red shirt", "category": "Clothing", "brand": "Bolt", "price": 1.0},
     {"item_id": "sku-new", "title": "Green hat", "category": "Hats", "brand": "New brand", "price": 99.0},
@@ -148,7 +149,7 @@ def test_known_from_is_creation_or_else_first_sight(output: Path) -> None:
 
 def test_raw_content_is_kept_and_absent_content_is_an_empty_list(output: Path) -> None:
     first, second, _, only_here = examples(output, "items-*.tfrecord")
-    assert (second["title"], second["image"], second["available"]) == ([b"Blue shirt, blue!"], [b"PNG"], [0])
+    assert (second["title"], second["image"], second["available"]) == ([b"Blue shirt, blue!"], [PNG], [0])
     assert (first["image"], first["available"], first["price_raw"]) == ([], [1], [1.0])
     assert only_here["title"] == only_here["brand"] == only_here["title_ids"] == only_here["price"] == []
 
