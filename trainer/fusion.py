@@ -1,5 +1,6 @@
 """What is known of a product by its id and by each kind of content → one vector."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import tensorflow as tf
@@ -93,4 +94,4 @@ class AttendedFusion(tf_keras.layers.Layer):
         return vectors[:, 0] + any_content * self.projection(seen)
 
 
-FUSIONS = {"gate": GatedFusion, "concatenation": ConcatenatedFusion, "cross_attention": AttendedFusion}
+FUSIONS: dict[str, Callable[[int, int], Fusion]] = {"gate": GatedFusion, "concatenation": ConcatenatedFusion, "cross_attention": AttendedFusion}
