@@ -1,6 +1,7 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from transform.feature_schema import VOCABULARY_FOLDER, read_schema, read_vocabulary, tokenize
-from transform.tables import FIRST, RESERVED_LINES, UNKNOWN
+from transform.tables import BEHAVIOUR, FIRST, RESERVED_LINES, UNKNOWN
 
 _PARSE_BATCH = 1_024
 _INTEGERS: dict[str, type[np.generic]] = {
@@ -166,7 +167,9 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
         if example["price_raw"].float_list.value:
             prices[row] = example["price_raw"].float_list.value[0]
         for feature in schema.item:
-            if feature.kind == Feature.NUMERIC:
+            if feature.name == BEHAVIOUR:
+                values = _behaviour(example)
+            elif feature.kind == Feature.NUMERIC:
                 values = example[feature.name].float_list.value
             elif feature.kind == Feature.VECTOR:
                 values = example[f"{feature.name}_vector"].float_list.value
@@ -224,6 +227,16 @@ def load_sequences(transform_dir: Path) -> Sequences:
         end_array[:, 1],
         **{name: np.concatenate(values) for name, values in parts.items()},
     )
+
+
+def _behaviour(example: Mapping[str, tf.train.Feature]) -> list[float]:
+    """log(1 + interactions), log(1 + those with a cart), log(1 + purchases) of the training span, and the shares of
+    carts and of purchases among interactions; nothing for a product that training never met."""
+    names = ("train_count", "train_carts", "train_purchases")
+    count, carts, purchases = (example[name].int64_list.value[0] for name in names)
+    if not count:
+        return []
+    return [math.log1p(count), math.log1p(carts), math.log1p(purchases), carts / count, purchases / count]
 
 
 def _empty_feature(feature: Feature, size: int) -> np.ndarray:

@@ -94,4 +94,8 @@ class AttendedFusion(tf_keras.layers.Layer):
         return vectors[:, 0] + any_content * self.projection(seen)
 
 
-FUSIONS: dict[str, Callable[[int, int], Fusion]] = {"gate": GatedFusion, "concatenation": ConcatenatedFusion, "cross_attention": AttendedFusion}
+FUSIONS: dict[str, Callable[[int, int], Fusion]] = {
+    "gate": GatedFusion,
+    "concatenation": ConcatenatedFusion,
+    "cross_attention": AttendedFusion,
+}

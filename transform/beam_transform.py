@@ -53,6 +53,8 @@ from transform.reading import (
 from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
 from transform.split import MINUTE, find_cuts, shown
 from transform.tables import (
+    BEHAVIOUR,
+    BEHAVIOUR_LENGTH,
     EVENT_TYPES,
     FIRST,
     IMPRESSION,
@@ -441,6 +443,8 @@ def _item_features(files: dict[str, list[str]], places: _Places, config: Transfo
         words = vocabulary(counts, column.name, config.min_value_count, column.vocabulary_size)
         if words:
             features.append(_with_vocabulary(column.name, column.kind, column.length, words, places))
+    if config.behaviour_feature:
+        features.append(Feature(name=BEHAVIOUR, kind=Feature.VECTOR, length=BEHAVIOUR_LENGTH))
     return features
 
 

@@ -29,6 +29,8 @@ class Catalogue:
     source_row: np.ndarray  # place in the items table, -1: only in events
     known_from: np.ndarray  # seconds, 0 = unknown
     train_count: np.ndarray  # interactions in the training span
+    train_carts: np.ndarray  # of them, with a cart
+    train_purchases: np.ndarray  # of them, with a purchase
     id_row: np.ndarray  # id-embedding row
     in_events: np.ndarray  # bool: some event names the product
     category: pa.Array  # path or null
@@ -50,12 +52,14 @@ def make_catalogue(products: pa.Table, keys: pa.Table, min_item_count: int) -> C
     """Joins what the events know with what the items table says.
 
     Args:
-        products: item_id, first_seen, train_count; an id may occur in several rows, one for each bucket.
+        products: item_id, first_seen, train_count, train_carts, train_purchases; an id may occur in several rows, one
+            for each bucket.
         keys: item_id, row and, where the shop has them, created_at and category. Of several rows with one id the
             first counts.
         min_item_count: training interactions that give a product an id-embedding row of its own.
     """
-    seen = products.group_by(["item_id"]).aggregate([("first_seen", "min"), ("train_count", "sum")])
+    counts = ("train_count", "train_carts", "train_purchases")
+    seen = products.group_by(["item_id"]).aggregate([("first_seen", "min"), *((name, "sum") for name in counts)])
     keys = keys.take(pc.sort_indices(keys["row"]))
     ids = pc.unique(pa.chunked_array([*seen["item_id"].chunks, *keys["item_id"].chunks], pa.string()))
     ids = ids.take(pc.sort_indices(ids))
@@ -68,12 +72,16 @@ def make_catalogue(products: pa.Table, keys: pa.Table, min_item_count: int) -> C
         return keys[column].combine_chunks().take(listed) if present else pa.nulls(count, kind)
 
     first_seen = seen["first_seen_min"].combine_chunks().take(in_events)
-    train_count = pc.fill_null(seen["train_count_sum"].combine_chunks().take(in_events), 0).to_numpy()
+    train_count, train_carts, train_purchases = (
+        pc.fill_null(seen[f"{name}_sum"].combine_chunks().take(in_events), 0).to_numpy() for name in counts
+    )
     return Catalogue(
         ids,
         pc.fill_null(of_items("row", pa.int64()), -1).to_numpy(),
         pc.fill_null(pc.coalesce(of_items("created_at", pa.int64()), first_seen), 0).to_numpy(),
         train_count,
+        train_carts,
+        train_purchases,
         id_embedding_rows(train_count, min_item_count),
         pc.is_valid(in_events).to_numpy(zero_copy_only=False),
         of_items("category", pa.string()),
@@ -185,6 +193,8 @@ class WriteItems(beam.DoFn):
             rows + FIRST,
             known.id_row[rows],
             known.train_count[rows],
+            known.train_carts[rows],
+            known.train_purchases[rows],
             known.known_from[rows],
             availability(items),
         )

@@ -195,6 +195,8 @@ class _Merge:
             named["catalogue_row"].to_numpy(),
             _integers(old, "id_row", UNKNOWN),
             _integers(old, "train_count", 0),
+            _integers(old, "train_carts", 0),
+            _integers(old, "train_purchases", 0),
             known_from,
             availability(named) if given_available else _integers(old, "available", 1),
         )

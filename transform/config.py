@@ -56,6 +56,8 @@ class TransformConfig:
     buckets: Positive = 16
     # Of the columns that the catalogue has, those that become features of the models; none = product ids only.
     content_features: tuple[Content, ...] = get_args(Content)
+    # Whether what shoppers did with a product in the training span is one as well.
+    behaviour_feature: bool = False
     title_vocabulary_size: Positive = 20_000
     title_length: Positive = 16
     # Words of a description that are read, and how many words there are to read; apart from those of the title.

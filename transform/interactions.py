@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform.tables import IMPRESSION, SEARCH
+from transform.tables import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPANS = ("train", "validation", "test")
@@ -367,7 +367,7 @@ class Bucket:
     """What the transform keeps of one bucket of shoppers."""
 
     interactions: pa.Table  # INTERACTION_COLUMNS, by shopper and time
-    products: pa.Table  # item_id, first_seen (seconds or null), train_count
+    products: pa.Table  # item_id, first_seen (seconds or null), train_count, train_carts, train_purchases
     contexts: pa.Table  # feature, value, count, of the training span
     positions: pa.Table  # item_id, surface (or null), position, impressions, clicks, of the training span
     counts: dict[str, int]
@@ -446,12 +446,20 @@ def _product_table(events: Events, found: Interactions, has_timestamps: bool) ->
     named = events.item != _ABSENT
     first_seen = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, events.item[named], events.timestamp[named])
-    train_count = np.bincount(found.item[found.span == TRAIN], minlength=count)
+    training = found.span == TRAIN
+
+    def interactions(labels: int) -> pa.Array:
+        """Of each product in the training span, those that have one of the labels; -1 has every bit."""
+        counted = found.item[training & (found.label & labels != 0)]
+        return pa.array(np.bincount(counted, minlength=count), pa.int64())
+
     return pa.table(
         {
             "item_id": events.item_values,
             "first_seen": pa.array(first_seen) if has_timestamps else pa.nulls(count, pa.int64()),
-            "train_count": pa.array(train_count, pa.int64()),
+            "train_count": interactions(-1),
+            "train_carts": interactions(1 << ADD_TO_CART),
+            "train_purchases": interactions(1 << PURCHASE),
         }
     )
 

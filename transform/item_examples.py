@@ -25,6 +25,8 @@ class ItemKeys:
     row: np.ndarray
     id_row: np.ndarray
     train_count: np.ndarray
+    train_carts: np.ndarray
+    train_purchases: np.ndarray
     known_from: np.ndarray  # seconds, 0 = unknown
     available: np.ndarray  # 0 or 1
 
@@ -35,6 +37,8 @@ class ItemKeys:
             "row": single(self.row),
             "id_row": single(self.id_row),
             "train_count": single(self.train_count),
+            "train_carts": single(self.train_carts),
+            "train_purchases": single(self.train_purchases),
             "known_from": single(self.known_from),
             "available": single(self.available),
         }

@@ -15,13 +15,15 @@ from protos.users_pb2 import User
 PADDING = 0
 UNKNOWN = 1
 FIRST = 2
-# Of a product's features: what shoppers did with it in the training span.
+# Of a product's features: what shoppers did with it in the training span, and its numbers (trainer/data.py).
 BEHAVIOUR = "behaviour"
+BEHAVIOUR_LENGTH = 5
 # Line of a vocabulary file for the reserved ids. No checked value contains a control character.
 RESERVED_LINES = ("", "\x01")
 
 IMPRESSION = EventType.Value("IMPRESSION")
 SEARCH = EventType.Value("SEARCH")
+ADD_TO_CART = EventType.Value("ADD_TO_CART")
 PURCHASE = EventType.Value("PURCHASE")
 
 # Of the transform's output: counts by product, surface and position of the training span, an Arrow file; and the

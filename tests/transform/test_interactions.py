@@ -198,10 +198,18 @@ def test_products_know_first_sight_and_training_interactions() -> None:
         [event("a", "x", 5, "impression"), event("a", "x", 8), event("a", "y", 12), event("b", "x", 30)],
         by_time(10, 20),
     )
+    none = {"train_carts": 0, "train_purchases": 0}
     assert {row["item_id"]: row for row in bucket.products.to_pylist()} == {
-        "x": {"item_id": "x", "first_seen": START + 5, "train_count": 1},
-        "y": {"item_id": "y", "first_seen": START + 12, "train_count": 0},
+        "x": {"item_id": "x", "first_seen": START + 5, "train_count": 1, **none},
+        "y": {"item_id": "y", "first_seen": START + 12, "train_count": 0, **none},
     }
+
+
+def test_products_know_what_was_carted_and_bought_in_training() -> None:
+    # The view and the cart of one session are one interaction that has both labels; the last purchase is validation.
+    rows = [event("a", "x", 5), event("a", "x", 6, "add_to_cart"), event("b", "x", 7, "purchase")]
+    (product,) = build([*rows, event("c", "x", 12, "purchase")], by_time(10, 20)).products.to_pylist()
+    assert (product["train_count"], product["train_carts"], product["train_purchases"]) == (2, 1, 1)
 
 
 def test_contexts_are_counted_in_the_training_span_only() -> None:

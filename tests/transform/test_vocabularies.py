@@ -74,11 +74,13 @@ def test_id_rows_go_by_count_then_catalogue_row() -> None:
 
 def test_the_catalogue_joins_events_and_items_by_bytes_of_the_id() -> None:
     products = pa.table({"item_id": ["b", "Z", "b"], "first_seen": [50, 7, 40], "train_count": [1, 2, 3]})
+    products = products.append_column("train_carts", [[0, 1, 1]]).append_column("train_purchases", [[1, 0, 2]])
     keys = pa.table({"item_id": ["a", "b", "a"], "row": [2, 1, 0], "created_at": [None, 9, 5]})
     found = make_catalogue(products, keys, 1)
     assert found.item_ids.to_pylist() == ["Z", "a", "b"]
     assert found.source_row.tolist() == [-1, 0, 1]  # the first of two rows with one id
     assert found.known_from.tolist() == [7, 5, 9]
     assert found.train_count.tolist() == [2, 0, 4]
+    assert (found.train_carts.tolist(), found.train_purchases.tolist()) == ([1, 0, 1], [0, 0, 3])
     assert found.in_events.tolist() == [True, False, True]
     assert found.rows(pa.array(["b", "Z"])).tolist() == [4, 2]
