@@ -53,7 +53,13 @@ class Shop:
 
 
 def load_shop(data: Path, config: ContentConfig, limit: int) -> Shop:
-    """At most `limit` products (0 = all) of products.csv.gz and images.tar.gz of `data`; its `description` is the path of categories, then colour and use."""
+    """The products of `data`, in a chance order that does not change.
+
+    Args:
+        data: holds products.csv.gz and images.tar.gz; `description` is the path of categories, then colour and use.
+        config: size of the pictures.
+        limit: the first of them; 0 = all.
+    """
     with gzip.open(data / "products.csv.gz", "rt", encoding="utf-8", newline="") as lines:
         products = {row["product_id"]: row for row in csv.DictReader(lines)}
     files: dict[str, bytes] = {}

@@ -24,11 +24,18 @@ def _validate(config: Config, place: Place) -> None:
     run_validation(place.step("transform"), schema, place.output, config.validate, place.log_dir("statistics"))
 
 
+def _embed_content(config: Config, place: Place) -> None:
+    from pipeline.content import embed_content
+
+    earlier = step_directory(Path(config.warm_start), "embed-content") if config.warm_start else None
+    embed_content(place.step("transform"), place.output, config.content, earlier)
+
+
 def _train_retrieval(config: Config, place: Place) -> None:
     from trainer.retrieval_training import train_retrieval
 
     train_retrieval(
-        place.step("transform"),
+        place.step("embed-content"),
         place.output,
         config.retrieval,
         place.log_dir("retrieval"),
@@ -41,7 +48,7 @@ def _train_ranker(config: Config, place: Place) -> None:
     from trainer.ranker_training import train_ranker
 
     train_ranker(
-        place.step("transform"),
+        place.step("embed-content"),
         place.output,
         config.ranker,
         place.log_dir("ranker"),
@@ -57,11 +64,11 @@ def _previous(config: Config, step: str) -> "Previous | None":
     if not config.warm_start:
         return None
     earlier = Path(config.warm_start)
-    return Previous(step_directory(earlier, step), step_directory(earlier, "transform"))
+    return Previous(step_directory(earlier, step), step_directory(earlier, "embed-content"))
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
-    return place.step("transform"), place.step("train-retrieval"), place.step("train-ranker")
+    return place.step("embed-content"), place.step("train-retrieval"), place.step("train-ranker")
 
 
 def _train_head(config: Config, place: Place) -> None:
@@ -80,7 +87,7 @@ def _evaluate(config: Config, place: Place) -> None:
         place.output,
         config.evaluation,
         place.log_dir("evaluation"),
-        oracle=load_oracle(place.data, place.step("transform")),
+        oracle=load_oracle(place.data, place.step("embed-content")),
     )
 
 
@@ -91,8 +98,8 @@ def _export(config: Config, place: Place) -> None:
     from trainer.export import export
 
     export(*_stages(place), place.step("train-head"), place.output, config.export, place.log_dir("export"))
-    write_product_lookup(load_catalogue(place.step("transform")), place.output / PRODUCTS_FILE)
-    write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
+    write_product_lookup(load_catalogue(place.step("embed-content")), place.output / PRODUCTS_FILE)
+    write_projector(place.step("embed-content"), place.step("train-retrieval"), place.log_dir("projector"))
 
 
 def _embedding_quality(config: Config, place: Place) -> None:
@@ -110,23 +117,24 @@ _TRAINING = ("warm_start", *_PROTOCOL)
 STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
+    Step("embed-content", ("transform", "validate"), ("content", "warm_start"), _embed_content, resumes=True),
     Step(
         "train-retrieval",
-        ("transform", "validate"),
+        ("embed-content",),
         ("retrieval", "warm_start", *_PROTOCOL),
         _train_retrieval,
         resumes=True,
     ),
-    Step("train-ranker", ("transform", "validate"), ("ranker", *_TRAINING), _train_ranker, resumes=True),
+    Step("train-ranker", ("embed-content",), ("ranker", *_TRAINING), _train_ranker, resumes=True),
     Step(
         "train-head",
-        ("transform", "train-retrieval", "train-ranker"),
+        ("embed-content", "train-retrieval", "train-ranker"),
         ("head", *_PROTOCOL, "evaluation.candidates"),
         _train_head,
     ),
-    Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
-    Step("embedding-quality", ("transform", "train-retrieval", "train-ranker"), (), _embedding_quality),
-    Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
+    Step("evaluate", ("embed-content", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
+    Step("embedding-quality", ("embed-content", "train-retrieval", "train-ranker"), (), _embedding_quality),
+    Step("export", ("embed-content", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
 )
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ class ContentEpoch:
 class ContentModel(tf_keras.Model):
     """Pictures and titles as vectors in one space, learned by two terms, each where the data has it.
 
-    Category: cross-entropy of the leaf category from the picture's vector, and from the title's. Contrast: CLIP's
+    Category: cross-entropy of the leaf category from the picture's vector, the title's and their sum. Contrast: CLIP's
     symmetric InfoNCE (Radford et al. 2021, "Learning transferable visual models from natural language supervision"):
     among the titles of the batch the picture finds its own, and the other way round.
 
@@ -122,8 +121,10 @@ class ContentModel(tf_keras.Model):
             loss, hits = self._category_loss(images, categories, known)
             found |= {"category_hits": hits, "category_count": tf.reduce_sum(known)}
             if texts is not None:
-                worded = known * _has_words(texts)
-                loss = (loss + self._category_loss(self.title_vectors(texts), categories, worded)[0]) / 2.0
+                titles, worded = self.title_vectors(texts), known * _has_words(texts)
+                together = tf.math.l2_normalize(images + titles, axis=1)
+                others = [self._category_loss(vectors, categories, worded)[0] for vectors in (titles, together)]
+                loss = (loss + others[0] + others[1]) / 3.0
             found["loss"] += self.config.category_weight * loss
         if texts is not None:
             loss, hits, count = self._contrast(images, self.title_vectors(texts), _has_words(texts))
@@ -201,7 +202,11 @@ class Titles:
 
 
 def train_content(
-    examples: ContentExamples, names: np.ndarray, config: ContentConfig, output: Path, held_out: np.ndarray | None = None
+    examples: ContentExamples,
+    names: np.ndarray,
+    config: ContentConfig,
+    output: Path,
+    held_out: np.ndarray | None = None,
 ) -> tuple[ContentModel, list[ContentEpoch]]:
     """A trained model as it was after the epoch with the lowest held-out loss.
 
@@ -308,7 +313,9 @@ class _Training:
                 )
             if time.monotonic() - told > 20:
                 told = time.monotonic()
-                _LOG.info("pictures: epoch %d, step %d of %d, loss %.3f", number, step + 1, self._steps, total / (step + 1))
+                _LOG.info(
+                    "pictures: epoch %d, step %d of %d, loss %.3f", number, step + 1, self._steps, total / (step + 1)
+                )
         judged = self._judge()
         epoch = ContentEpoch(number, total / self._steps, *judged, round(time.monotonic() - started, 3))
         _LOG.info(

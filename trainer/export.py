@@ -18,6 +18,7 @@ from trainer.baselines import choose_recent_popularity
 from trainer.candidate_features import product_facts
 from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
+from trainer.content_encoders import load_encoders
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
 from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
@@ -139,7 +140,9 @@ def export(
         }
         recommender = _recommender(world, vectors, index, files, transform_dir)
         _save(recommender, recommender.functions, output / RECOMMENDER)
-        encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
+        encoder = ItemEncoderModule(
+            world.retrieval, catalogue.schema, catalogue.id_rows, files, load_encoders(transform_dir)
+        )
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
     count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world))
     count += write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
@@ -310,6 +313,7 @@ def _item_encoder_requests(world: _World) -> Iterator[Request]:
                 "brand": np.full([batch], "", dtype=object),
                 "attributes": np.full([batch, width], "", dtype=object),
                 "price": catalogue.prices[chosen],
+                "image": np.array([catalogue.images[row] for row in chosen], dtype=object),
                 "item_id": catalogue.item_ids[chosen],
             },
         )

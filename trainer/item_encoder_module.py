@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.content_encoders import ContentEncoder
 from trainer.retrieval import RetrievalModel
 from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable
@@ -23,9 +24,11 @@ class ItemEncoderModule(tf.Module):
     """One signature, serving_default: content of products → embedding float32 [B, D], of norm 1.
 
     Inputs, all but the title optional: title, category ("A > B > C"), brand string [B]; attributes string [B, A]
-    ("name=value", "" where there are fewer); price float32 [B], NaN where unknown; item_id string [B]. A product id
-    that the catalogue knows adds what was learnt about that product; without one, content alone places the product.
-    An input that the models have no feature for is accepted and not read.
+    ("name=value", "" where there are fewer); price float32 [B], NaN where unknown; image string [B], the bytes of a PNG
+    or JPEG, "" where there is none (what cannot be read counts as none); item_id string [B]. A product id that the
+    catalogue knows adds what was learnt about that product; without one, content alone places the product. An input
+    that the models have no feature for is accepted and not read. The encoders of pictures and sentences are part of
+    the graph.
     """
 
     def __init__(
@@ -34,15 +37,24 @@ class ItemEncoderModule(tf.Module):
         schema: FeatureSchema,
         id_rows: np.ndarray,
         assets: Mapping[str, Path],
+        encoders: Mapping[str, ContentEncoder] | None = None,
     ) -> None:
         """Args:
         retrieval: the trained model.
         schema: of the features that it reads.
         id_rows: int32 [V] id-embedding row of each catalogue row.
         assets: vocabulary file name → its asset; `item_ids.txt` and those of the schema.
+        encoders: of the schema's VECTOR features, by name.
+
+        Raises:
+            ValueError: a VECTOR feature has no encoder.
         """
         super().__init__(name="item_encoder")
         self.features = {feature.name: feature for feature in schema.item}
+        self.encoders = dict(encoders or {})
+        lacking = [name for name, f in self.features.items() if f.kind == Feature.VECTOR and name not in self.encoders]
+        if lacking:
+            raise ValueError(f"each VECTOR feature needs an encoder, received none for {', '.join(lacking)}.")
         self.rows_by_id = IdTable(assets["item_ids.txt"])
         self.id_rows = tf.Variable(id_rows, trainable=False, name="id_rows")
         self.tables = {
@@ -55,6 +67,7 @@ class ItemEncoderModule(tf.Module):
             "brand": tf.constant("", shape=[1]),
             "attributes": tf.constant("", shape=[1, width]),
             "price": tf.constant(math.nan, shape=[1]),
+            "image": tf.constant("", shape=[1]),
             "item_id": tf.constant("", shape=[1]),
         }
         self.functions = {
@@ -67,14 +80,20 @@ class ItemEncoderModule(tf.Module):
         raw = whole_batch(optional, tf.shape(title)[0]) | {"title": title}
         rows = self.rows_by_id(raw["item_id"])
         id_rows = tf.gather(self.id_rows, tf.where(rows == PADDING, UNKNOWN, rows))
-        features = {name: self._read(feature, raw[name]) for name, feature in self.features.items()}
+        features = {name: self._read(feature, raw[self._input(name)]) for name, feature in self.features.items()}
         model = self._model.value
         return {"embedding": model.project_items(model.item_encoder.encode(features, id_rows))}
+
+    def _input(self, feature: str) -> str:
+        """The input that a feature is made from."""
+        return self.encoders[feature].description.column if feature in self.encoders else feature
 
     def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor | Texts:
         """What the model takes for a feature of B products."""
         if feature.kind == Feature.NUMERIC:
             return normalised(values, feature.mean, feature.stddev)
+        if feature.kind == Feature.VECTOR:
+            return self.encoders[feature.name](values)
         if feature.kind == Feature.TEXT:
             words = tokens(values, feature.length)
             flat, buckets = tf.reshape(words, [-1]), self._model.value.item_encoder.texts[feature.name].ngram_buckets
