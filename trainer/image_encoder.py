@@ -14,7 +14,7 @@ _PNG_SIZE_AT = 16
 _PNG_SIZE_BYTES = 8
 _WHITE = 255.0
 # Channels of the stages; each halves height and width.
-_CHANNELS = (24, 48, 96, 128)
+_CHANNELS = (16, 32, 64, 128)
 
 
 def decode_pictures(images: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -101,7 +101,7 @@ def _fitted(picture: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def make_image_encoder(height: int, width: int, dim: int) -> tf_keras.Model:
     """A small residual network (He et al. 2016): float32 pixels [B, height, width, 3] in [0, 1] → [B, dim].
 
-    At 64 × 48 pixels about 45 million multiplications and additions a picture. The vectors are not normalised.
+    At 64 × 48 pixels about 20 million multiplications and additions a picture. The vectors are not normalised.
     """
     pixels = tf_keras.Input([height, width, 3], name="pixels")
     values = pixels
