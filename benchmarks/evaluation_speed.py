@@ -20,15 +20,14 @@ from scipy import sparse
 
 from benchmarks.machine import machine, table
 from benchmarks.training_speed import catalogue, make_windows, sequences
+from trainer.cold_start import cold_start_report, product_groups
 from trainer.config import EvaluationConfig
 from trainer.evaluation import Shop, load_shop
 from trainer.fairness import fairness_report
 from trainer.metrics import mean_ndcg
 from trainer.protocol_report import (
-    cold_start_report,
     protocol_report,
     query_metrics,
-    rare_products,
     segment_report,
 )
 from trainer.queries import Queries, Split
@@ -104,14 +103,14 @@ def evaluate_once(shop: Shop, test: Queries, given: GivenScores, watch: Stopwatc
     settings = (shop.catalogue, shop.content, shop.config)
     queries: list[tuple[Queries, dict[str, Scorer]]] = [(test, {"ranker": given})]
     block = block_size(shop.catalogue.size)
-    rare = rare_products(shop.catalogue)
+    unlearned = product_groups(shop.catalogue, None)
     (protocol,) = watch.time(
-        "ranks and lists", lambda: rank_systems("speed", queries, shop.config.candidates, block, group=rare)
+        "ranks and lists", lambda: rank_systems("speed", queries, shop.config.candidates, block, groups=unlearned)
     )
     watch.time("metrics of each query", lambda: query_metrics(protocol, *settings))
     attributes = watch.time("groups", lambda: groupings(test, shop.catalogue, shop.context_names))
     watch.time("segments", lambda: segment_report(protocol, attributes))
-    watch.time("new and rare products", lambda: cold_start_report(protocol, shop.catalogue, shop.config))
+    watch.time("new and rare products", lambda: cold_start_report(protocol, shop.catalogue, unlearned, shop.config))
     watch.time("report", lambda: protocol_report(protocol, *settings))
     watch.time("fairness", lambda: fairness_report(protocol, attributes, shop.config))
 

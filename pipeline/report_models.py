@@ -275,14 +275,15 @@ def segment_tables(models: Sequence[Model]) -> list[Table]:
 def cold_start_tables(cold_start: Mapping[str, Any]) -> list[Table]:
     """Products that nobody had met in training, and shoppers without a history; as far as there are any."""
     tables = []
-    products = cold_start.get("new_products") or {}
-    if products.get("truth"):
-        caption = (
-            f"Products nobody had met in training: {products['truth']:,} of the products chosen, "
-            f"{share(products['truth_share'], 2)}"
-        )
-        tables.append(metric_table(caption, models_of(products)))
-    tables += _rare_tables(cold_start.get("rare_products") or {})
+    rolling = cold_start.get("rolling_next") or {}
+    for asked, found in ((", at the cut-off", cold_start), (", each time one was chosen", rolling)):
+        tables += _product_tables(f"Products nobody had met in training{asked}", found.get("new_products") or {})
+        rare = found.get("rare_products") or {}
+        tables += _product_tables(f"Products with fewer than {rare.get('below')} interactions in training{asked}", rare)
+    tables += _product_tables("Products listed after the cut-off", rolling.get("listed_later") or {})
+    tables += _product_tables(
+        "Products of categories that their shoppers had not met", rolling.get("unvisited_categories") or {}
+    )
     visitors = cold_start.get("new_visitors") or {}
     if models_of(visitors):
         caption = f"Shoppers without a history: {visitors['queries']:,}"
@@ -290,18 +291,17 @@ def cold_start_tables(cold_start: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _rare_tables(rare: Mapping[str, Any]) -> list[Table]:
-    """Products with few interactions in training, in the whole catalogue and among themselves."""
-    if not rare.get("truth"):
+def _product_tables(what: str, found: Mapping[str, Any]) -> list[Table]:
+    """Figures for a part of the products chosen: in the whole catalogue and, for a group of products, among it."""
+    if not found.get("truth"):
         return []
-    caption = (
-        f"Products with fewer than {rare['below']} interactions in training: {rare['truth']:,} of the products chosen, "
-        f"{share(rare['truth_share'], 2)}"
-    )
-    models = models_of(rare)
-    alone = [Model(model.key, model.name, model.tone, model.metrics["among_themselves"]) for model in models]
-    among = f"The same, ranked among those {rare['products']:,} products alone"
-    return [metric_table(caption, models), metric_table(among, alone)]
+    caption = f"{what}: {found['truth']:,} of the products chosen, {share(found['truth_share'], 2)}"
+    models = models_of(found)
+    tables = [metric_table(caption, models)]
+    if all("among_themselves" in model.metrics for model in models):
+        alone = [Model(model.key, model.name, model.tone, model.metrics["among_themselves"]) for model in models]
+        tables.append(metric_table(f"The same, ranked among those {found['products']:,} products alone", alone))
+    return tables
 
 
 def protocol_tables(protocols: Mapping[str, Any]) -> list[Table]:

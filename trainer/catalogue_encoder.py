@@ -1,10 +1,12 @@
 """The vectors of a catalogue's products, by catalogue row."""
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.data import Catalogue, Words
 from trainer.item_encoder import Features, ItemEncoder
 from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
+from transform.tables import UNKNOWN
 
 _WORDS_AT_ONCE = 65_536
 
@@ -18,6 +20,11 @@ class CatalogueEncoder:
     def __init__(self, catalogue: Catalogue, item_encoder: ItemEncoder) -> None:
         self.item_encoder = item_encoder
         self.size = catalogue.size
+        self.trained_rows = catalogue.trained_rows
+        # Place of each row among those; what is not among them is read as the unknown product.
+        places = np.full(catalogue.size, UNKNOWN, np.int32)
+        places[self.trained_rows] = np.arange(len(self.trained_rows))
+        self.trained_places = tf.constant(places)
         self._id_rows = tf.constant(catalogue.id_rows)
         self._features: Features = {name: tf.constant(values) for name, values in catalogue.features.items()} | {
             name: _texts(words, item_encoder.texts[name].ngram_buckets) for name, words in catalogue.words.items()
@@ -26,6 +33,10 @@ class CatalogueEncoder:
     def table(self, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors of the whole catalogue, [V, dim]; row 0 (padding) is zero."""
         return self.item_encoder.encode(self._features, self._id_rows, training, seed)
+
+    def trained_table(self, seed: tf.Tensor | None) -> tf.Tensor:
+        """Vectors of the rows that a training may learn from, as it sees them, [T, dim]; see `trained_places`."""
+        return self.vectors(tf.constant(self.trained_rows), seed is not None, seed)
 
     def vectors(self, rows: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors of some catalogue rows: int32 [N] → [N, dim]."""

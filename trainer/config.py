@@ -56,6 +56,19 @@ class TrainingConfig:
     seed: Count = 1
 
 
+@dataclass(frozen=True, config=STRICT)
+class ItemEncoderConfig:
+    """How products become vectors (trainer/item_encoder.py)."""
+
+    dim: Positive = 64
+    # How what is known of a product by its id and by each kind of content becomes one vector (trainer/fusion.py).
+    fusion: Literal["gate", "concatenation", "cross_attention"] = "gate"
+    # Share of products whose id and behaviour are hidden in a step, so that content alone learns to place them.
+    id_dropout: Share = 0.1
+    # Numbers that the n-grams of words share (trainer/text_encoder.py); 0 = words of the vocabulary only.
+    ngram_buckets: Count = 8_192
+
+
 def _history_type(name: str) -> str:
     known = [known for known, number in EVENT_TYPES.items() if number not in (IMPRESSION, SEARCH)]
     if name not in known:
@@ -81,12 +94,11 @@ class TargetConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class RetrievalConfig:
+class RetrievalConfig(ItemEncoderConfig):
     """Two towers: history and context on one side, products on the other."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
-    dim: Positive = 64
     history_length: Positive = 100
     heads: Positive = 4
     temperature: Annotated[float, Field(gt=0)] = 0.07
@@ -103,10 +115,6 @@ class RetrievalConfig:
     hard_negative_margin: Annotated[float, Field(ge=-2, le=2)] = 0.0
     # Positives of an epoch that get them, about: bounds the time that mining takes.
     mined_positions: Positive = 100_000
-    # Share of products whose id embedding is hidden in a step, so that content alone learns to place them.
-    id_dropout: Share = 0.1
-    # Numbers that the n-grams of words share (trainer/text_encoder.py); 0 = words of the vocabulary only.
-    ngram_buckets: Count = 8_192
     dropout: Share = 0.1
 
 
@@ -129,7 +137,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class RankerConfig:
+class RankerConfig(ItemEncoderConfig):
     """Transformer over the newest interactions."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -140,7 +148,6 @@ class RankerConfig:
     # Masked item: share of a window's interactions that are masked, and of the windows whose newest alone is.
     mask_share: Share = 0.2
     mask_newest_share: Share = 0.1
-    dim: Positive = 64
     history_length: Positive = 100
     # Where in the history: distances bias the attention, or places are embedded (SASRec), or both.
     positions: tuple[Literal["relative", "absolute"], ...] = ("relative",)
@@ -149,8 +156,6 @@ class RankerConfig:
     blocks: Positive = 2
     heads: Positive = 2
     dropout: Share = 0.2
-    id_dropout: Share = 0.1
-    ngram_buckets: Count = 8_192
     # Products met before: what each gains or loses by it is learned, or (where nobody takes a product twice and seen
     # products are never answered) they are no rivals of the target in the loss and gain nothing.
     repeats: Literal["learned", "excluded"] = "learned"
@@ -188,10 +193,16 @@ class HeadConfig:
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    # What the validation span is asked: each shopper once, where the span begins (as by the evaluation's headline),
+    # or each of its baskets (or single interactions) at its own time. Only the latter shows the head products that were
+    # listed after the training span; it needs a time split.
+    questions: Literal["cut_off", "rolling"] = "cut_off"
     # Groups that a hash divides the shoppers into; each is judged by a head that was fitted to the others.
     folds: Annotated[int, Field(ge=2)] = 3
     # Validation shoppers, drawn by a hash; 0 = all.
     validation_users: Count = 4_000
+    # Lists of candidates, drawn evenly from all: bounds memory where shoppers are asked often.
+    lists: Positive = 20_000
     seed: Count = 1
 
 

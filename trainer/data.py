@@ -80,6 +80,19 @@ class Catalogue:
         """V: catalogue rows, reserved ones included."""
         return len(self.item_ids)
 
+    @property
+    def trained_rows(self) -> np.ndarray:
+        """Rows that a training may learn from, the reserved ones first: int32 [T].
+
+        Products that nobody met in the training span are no negatives: most of them were not there yet. As negatives
+        that are never positives they would be learned to be wanted by nobody, by words that only they have.
+        """
+        trained = self.train_counts > 0
+        if not trained.any():
+            trained[:] = True
+        trained[:FIRST] = True
+        return np.flatnonzero(trained).astype(np.int32)
+
 
 @dataclass(frozen=True)
 class Sequences:

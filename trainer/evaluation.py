@@ -12,6 +12,7 @@ from scipy import sparse
 
 from trainer.baseline_selection import POPULARITY, Baselines, fit_baselines
 from trainer.candidate_head import load_head
+from trainer.cold_start import OTHER_CATEGORY, cold_start_report, other_category_report, product_groups
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation_report import explanation_report
@@ -22,9 +23,7 @@ from trainer.protocol_report import (
     ATTAINABLE,
     arranged,
     attainable_shares,
-    cold_start_report,
     protocol_report,
-    rare_products,
     segment_report,
 )
 from trainer.queries import Queries, Span, Split, build_queries, build_rolling_queries, load_split, sample_users
@@ -151,7 +150,8 @@ def measure(
     own: dict[str, Scorer] = {**models, ATTAINABLE: OracleScorer(oracle)} if oracle else dict(models)
     systems = [(queries, {**own, **baselines.scorers}) for queries, baselines in zip(asked, fitted, strict=True)]
 
-    headline, *others = rank_systems("test", systems, candidates, block, head, rare_products(shop.catalogue))
+    groups = product_groups(shop.catalogue, None)
+    headline, *others = rank_systems("test", systems, candidates, block, head, groups)
     metrics = {"dataset": {"protocol": _protocol(shop, asked[0])}, **shop.report(headline, fitted[0])}
     attributes = groupings(headline.queries, shop.catalogue, shop.context_names)
     for system, segments in segment_report(headline, attributes).items():
@@ -160,7 +160,7 @@ def measure(
     metrics["fairness"] = {"minimum_queries": MINIMUM_QUERIES, **arranged(fairness)}
     if oracle:
         metrics[ATTAINABLE]["shares"] = attainable_shares(metrics)
-    metrics["cold_start"] = cold_start_report(headline, shop.catalogue, shop.config)
+    metrics["cold_start"] = cold_start_report(headline, shop.catalogue, groups, shop.config)
     metrics["protocols"] = {
         f"exclude_seen={str(protocol.queries.exclude_seen).lower()}": shop.report(protocol, baselines)
         for protocol, baselines in zip(others, fitted[1:], strict=True)
@@ -175,8 +175,14 @@ def measure(
     if shop.split.method == "time" and shop.config.rolling_users:
         rolling = build_rolling_queries(shop.sequences, shop.catalogue, shop.split, "test", shop.config, 1)
         if len(rolling):
-            (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block, head)
+            groups = product_groups(shop.catalogue, shop.split.test_start)
+            (ranked,) = rank_systems("rolling next", [(rolling, scorers)], candidates, block, head, groups)
             metrics["protocols"]["rolling_next"] = shop.report(ranked, fitted[0])
+            # A product is a candidate from its first appearance on, so that those listed after the cut-off are asked.
+            metrics["cold_start"]["rolling_next"] = {
+                **cold_start_report(ranked, shop.catalogue, groups, shop.config),
+                OTHER_CATEGORY: other_category_report(ranked, shop.catalogue, shop.config),
+            }
     return metrics, _examples(headline, shop)
 
 

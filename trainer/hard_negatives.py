@@ -30,7 +30,7 @@ class HardNegatives:
 
     Hard products are often products that the shopper would have liked. Left out before ranks are counted are
 
-    - what the shopper meets anywhere in the training span, before or after the position;
+    - what the shopper meets anywhere in the training span, before or after the position, and what nobody meets there;
     - what scores more than `margin` above the position's own target: positive-aware mining, "TopK-MarginPos" of
       NV-Retriever (Moreira et al. 2024), whose margin is −0.05. Scores are cosines, so that a margin, unlike a share
       of the target's score, means the same where that score is negative.
@@ -51,6 +51,8 @@ class HardNegatives:
         self.model = model
         self.sequences = sequences
         self.config = config
+        self._unlearned = np.ones(model.products.size, bool)
+        self._unlearned[model.products.trained_rows[FIRST:]] = False
         self._queries = tf.function(model.position_queries, autograph=False)
         self._search = tf.function(self._best, autograph=False, reduce_retracing=True)
 
@@ -104,10 +106,10 @@ class HardNegatives:
         return np.pad(drawn, [(0, self.config.positives - searched), (0, 0)])
 
     def _met(self, users: np.ndarray) -> np.ndarray:
-        """What shoppers meet in the training span, reserved rows as well: int64 [B] → bool [B, V]."""
+        """What shoppers meet in the training span, and what it holds no product of: int64 [B] → bool [B, V]."""
         each, place = np.unique(users, return_inverse=True)
         met = np.zeros((len(each), self.model.products.size), bool)
-        met[:, :FIRST] = True
+        met[:] = self._unlearned
         for line, user in zip(met, each, strict=True):
             first = self.sequences.offsets[user]
             line[self.sequences.rows[first : first + self.sequences.train_end[user]]] = True

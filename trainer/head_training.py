@@ -18,7 +18,7 @@ from trainer.config import EvaluationConfig, HeadConfig, Part
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.loop import TrainingError, make_deterministic
 from trainer.metrics import LIST_LENGTH
-from trainer.queries import Queries, build_queries, load_split, sample_users
+from trainer.queries import Queries, build_queries, build_rolling_queries, load_split, sample_users
 from trainer.ranker import Ranker, load_ranker
 from trainer.ranking import candidate_rows, order_keys
 from trainer.retrieval import RetrievalModel, load_retrieval
@@ -290,7 +290,16 @@ def _queries(
     history_length: int,
 ) -> Queries:
     split = load_split(transform_dir)
-    queries = build_queries(sequences, catalogue, split, "validation", evaluation, history_length)
+    if config.questions == "rolling":
+        if split.method != "time":
+            raise TrainingError(
+                'head.questions = "rolling" needs a time split, received split.method = "leave_one_out": there every '
+                'shopper is asked once. Set head.questions to "cut_off".'
+            )
+        asked = replace(evaluation, rolling_users=config.validation_users, seed=config.seed)
+        queries = build_rolling_queries(sequences, catalogue, split, "validation", asked, history_length)
+    else:
+        queries = build_queries(sequences, catalogue, split, "validation", evaluation, history_length)
     queries = queries.take(np.flatnonzero(queries.truth.lengths > 0))
     if not len(queries):
         raise TrainingError(
@@ -298,7 +307,10 @@ def _queries(
             f"received {queries.counts}. Move split.validation_start, widen evaluation.target_types or give more data."
         )
     kept = sample_users(sequences, queries.users, config.validation_users, config.seed)
-    return queries.take(np.flatnonzero(np.isin(queries.users, kept)))
+    queries = queries.take(np.flatnonzero(np.isin(queries.users, kept)))
+    if len(queries) <= config.lists:
+        return queries
+    return queries.take(np.sort(np.random.default_rng(config.seed).permutation(len(queries))[: config.lists]))
 
 
 def _feature_function(

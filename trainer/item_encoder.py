@@ -1,72 +1,76 @@
-"""One shared idea of an item: id embedding and content, fused by a learned gate."""
+"""One shared idea of an item: what is known of it by id, behaviour and each kind of content, fused into one vector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 import tf_keras
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.config import ItemEncoderConfig
+from trainer.dense import dense
+from trainer.fusion import FUSIONS, Fusion
 from trainer.sharded_embedding import ShardedEmbedding, Table, gather
 from trainer.text_encoder import TextEncoder, Texts, mean_embedding
-from transform.tables import PADDING, UNKNOWN
+from transform.tables import BEHAVIOUR, PADDING, UNKNOWN
 
-# int32 ids [N, length] (0 = absent), float32 [N, 1] (NaN = absent), or texts.
+# int32 ids [N, length] (0 = absent), float32 [N, length] (NaN = absent), or texts.
 Features = Mapping[str, tf.Tensor | Texts]
+ID = "id"
+# What the shop itself says of a product in so many words and numbers is one modality.
+ATTRIBUTES = "attributes"
 
 
 class ItemEncoder(tf_keras.layers.Layer):
     """Features of products → one vector each; holds no catalogue, so that it serves products it has never seen.
 
-        content = W₂ gelu(W₁ [mean embedding of each list of ids; text; price, price missing])
-        gate    = sigmoid(G [id; content])
-        item    = gate · id + (1 − gate) · content
+    Modalities are the id, each text, each picture or other vector, the attributes together (category, brand, price, …),
+    and behaviour. Each becomes a vector, W₂ gelu(W₁ [what is read of it]), and `trainer.fusion` makes one of them.
 
-    In training the ids of a random share of products are replaced by the out-of-vocabulary id, so that content learns
-    to place a product alone and the out-of-vocabulary embedding learns to stand for "id unknown". A schema without
-    content leaves the id embedding alone, and nothing is hidden.
+    In training the ids of a random share of products are replaced by the out-of-vocabulary id and their behaviour is
+    hidden, so that content learns to place a product alone. A schema without content leaves the id embedding alone, and
+    nothing is hidden.
 
     Attributes:
-        item_features: the schema's features, in the order of concatenation.
+        item_features: the schema's features: name and kind.
+        modalities: names, in the order of fusion.
     """
 
     def __init__(
         self,
         schema: FeatureSchema,
-        dim: int,
-        id_dropout: float,
-        ngram_buckets: int,
+        config: ItemEncoderConfig,
         name: str = "item_encoder",
-        embedding_devices: tuple[str, ...] = (),
+        embedding_devices: Sequence[str] = (),
     ) -> None:
         """Args:
         schema: of the products.
-        dim: length of a vector.
-        id_dropout: share of products whose id training hides.
-        ngram_buckets: see `TextEncoder`.
+        config: dimension, share of products whose id training hides, n-grams, fusion.
         name: of the layer.
         embedding_devices: among which the id embedding is divided; none = it is not.
         """
         super().__init__(name=name)
-        self.dim = dim
-        self.id_dropout = id_dropout
+        self.dim = config.dim
+        self.id_dropout = config.id_dropout
         self.id_embedding_size = int(schema.id_embedding_size)
         self.item_features = tuple((feature.name, feature.kind) for feature in schema.item)
-        self.id_embedding: Table = self._id_embedding(embedding_devices)
+        self.id_embedding: Table = self._id_embedding(tuple(embedding_devices))
         self.feature_embeddings = {
             feature.name: self._embedding(feature.name, int(feature.vocabulary_size))
             for feature in schema.item
             if feature.kind == Feature.CATEGORICAL
         }
         self.texts = {
-            feature.name: TextEncoder(int(feature.vocabulary_size), dim, ngram_buckets, feature.name)
+            feature.name: TextEncoder(int(feature.vocabulary_size), self.dim, config.ngram_buckets, feature.name)
             for feature in schema.item
             if feature.kind == Feature.TEXT
         }
-        if self.item_features:
-            width = sum(2 if feature.kind == Feature.NUMERIC else dim for feature in schema.item)
-            self.content_hidden = _dense(2 * dim, width, "content_hidden", "gelu")
-            self.content_output = _dense(dim, 2 * dim, "content_output")
-            self.gate = _dense(dim, 2 * dim, "gate", "sigmoid")
+        widths: dict[str, int] = {}
+        for feature in schema.item:
+            widths[_modality(feature)] = widths.get(_modality(feature), 0) + _width(feature, self.dim)
+        self.modalities = (ID, *widths)
+        self.hidden = {name: dense(2 * self.dim, width, f"{name}_hidden", "gelu") for name, width in widths.items()}
+        self.outputs_of = {name: dense(self.dim, 2 * self.dim, f"{name}_output") for name in widths}
+        self.fusion: Fusion | None = FUSIONS[config.fusion](len(self.modalities), self.dim) if widths else None
 
     def encode(
         self,
@@ -86,46 +90,63 @@ class ItemEncoder(tf_keras.layers.Layer):
         Returns:
             float32 [N, dim].
         """
-        present = tf.cast(id_rows != PADDING, tf.float32)[:, tf.newaxis]
-        if not self.item_features:
-            return gather(self.id_embedding, id_rows) * present
+        product = tf.cast(id_rows != PADDING, tf.float32)[:, tf.newaxis]
+        if self.fusion is None:
+            return gather(self.id_embedding, id_rows) * product
+        hidden = tf.zeros_like(id_rows, tf.bool)
         if training and self.id_dropout > 0:
             draws = tf.random.stateless_uniform([self.id_embedding_size], seed, alg="philox")
             hidden = tf.gather(draws < self.id_dropout, id_rows)
             id_rows = tf.where(hidden, UNKNOWN, id_rows)
-        ids = gather(self.id_embedding, id_rows)
-        content = self._content(features)
-        gate = self.gate(tf.concat([ids, content], axis=-1))
-        return (gate * ids + (1.0 - gate) * content) * present
+        vectors, present = [gather(self.id_embedding, id_rows)], [tf.ones_like(hidden)]
+        for name, (read, there) in self._read(features).items():
+            vectors.append(self.outputs_of[name](self.hidden[name](read)))
+            present.append(there & ~hidden if name == BEHAVIOUR else there)
+        return self.fusion(tf.stack(vectors, axis=1), tf.stack(present, axis=1)) * product
+
+    def _read(self, features: Features) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """What is read of each modality but the id, [N, width], and whether it is there, bool [N]."""
+        parts: dict[str, list[tf.Tensor]] = {}
+        there: dict[str, tf.Tensor] = {}
+        for name, kind in self.item_features:
+            values = features[name]
+            if isinstance(values, Texts):
+                read = [self.texts[name](values)]
+                known = tf.reduce_any(tf.gather(values.word_ids, values.places) != PADDING, axis=1)
+            elif kind in _FLOATS:
+                missing = tf.math.is_nan(values)
+                read, known = [tf.where(missing, 0.0, values)], ~tf.reduce_all(missing, axis=1)
+                read += [tf.cast(missing, tf.float32)] if kind == Feature.NUMERIC else []
+            else:
+                read = [mean_embedding(self.feature_embeddings[name], values)]
+                known = tf.reduce_any(values != PADDING, axis=1)
+            modality = ATTRIBUTES if kind in _ATTRIBUTE_KINDS else name
+            parts.setdefault(modality, []).extend(read)
+            there[modality] = there[modality] | known if modality in there else known
+        return {name: (tf.concat(read, axis=-1), there[name]) for name, read in parts.items()}
 
     def _id_embedding(self, devices: tuple[str, ...]) -> Table:
         if not devices:
-            return self._embedding("id", self.id_embedding_size)
+            return self._embedding(ID, self.id_embedding_size)
         return ShardedEmbedding(self.id_embedding_size, self.dim, devices, _small, name="id_embedding")
 
     def _embedding(self, name: str, size: int) -> tf.Variable:
         return self.add_weight(f"{name}_embedding", (size, self.dim), initializer=_small())
 
-    def _content(self, features: Features) -> tf.Tensor:
-        """[N, dim] from content alone."""
-        parts = []
-        for name, kind in self.item_features:
-            if kind == Feature.NUMERIC:
-                missing = tf.math.is_nan(features[name])
-                parts += [tf.where(missing, 0.0, features[name]), tf.cast(missing, tf.float32)]
-            elif kind == Feature.TEXT:
-                parts.append(self.texts[name](features[name]))
-            else:
-                parts.append(mean_embedding(self.feature_embeddings[name], features[name]))
-        return self.content_output(self.content_hidden(tf.concat(parts, axis=-1)))
+
+_FLOATS = (Feature.NUMERIC, Feature.VECTOR)
+_ATTRIBUTE_KINDS = (Feature.NUMERIC, Feature.CATEGORICAL)
+
+
+def _modality(feature: Feature) -> str:
+    return ATTRIBUTES if feature.kind in _ATTRIBUTE_KINDS else feature.name
+
+
+def _width(feature: Feature, dim: int) -> int:
+    """Numbers that are read of a feature; of a number itself, and whether it is missing."""
+    return {Feature.NUMERIC: 2, Feature.VECTOR: feature.length}.get(feature.kind, dim)
 
 
 def _small() -> tf_keras.initializers.Initializer:
     """What is learned soon outweighs what was drawn (ids start near one another)."""
     return tf_keras.initializers.RandomNormal(stddev=0.02)
-
-
-def _dense(units: int, width: int, name: str, activation: str | None = None) -> tf_keras.layers.Dense:
-    layer = tf_keras.layers.Dense(units, activation=activation, name=name)
-    layer.build((None, width))
-    return layer

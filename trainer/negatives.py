@@ -8,23 +8,25 @@ import tensorflow as tf
 from transform.tables import FIRST, PADDING
 
 
-def log_expected_counts(rows: np.ndarray, target_share: np.ndarray, from_targets: int, uniform: int) -> np.ndarray:
+def log_expected_counts(
+    rows: np.ndarray, target_share: np.ndarray, products: int, from_targets: int, uniform: int
+) -> np.ndarray:
     """Log of how often each product is expected among the negatives of a step.
 
     The negatives are `from_targets` draws from the distribution of targets (in-batch negatives are such draws) and
-    `uniform` draws from all products: count(r) = from_targets · share(r) + uniform / products. The correction
+    `uniform` draws from `products`: count(r) = from_targets · share(r) + uniform / products. The correction
     −log count makes Σ exp(logit) over the negatives an unbiased estimate of the same sum over the catalogue.
 
     Args:
         rows: int [N] catalogue rows; padding gets 0.
         target_share: float [V], share of each row among all targets, sums to 1.
+        products: how many there are to draw from.
         from_targets: number of draws from the targets.
         uniform: number of uniform draws over the products of the catalogue.
 
     Returns:
         float32 [N].
     """
-    products = len(target_share) - FIRST
     counts = from_targets * target_share[rows] + uniform / products
     return np.where(rows >= FIRST, np.log(np.maximum(counts, 1e-30)), 0.0).astype(np.float32)
 
@@ -32,11 +34,11 @@ def log_expected_counts(rows: np.ndarray, target_share: np.ndarray, from_targets
 class NegativeSampler:
     """Draws the negatives that all slots of a step share: from the step's own targets, uniformly, or half and half."""
 
-    def __init__(self, in_batch: int, uniform: int, catalogue_size: int, target_share: np.ndarray | None) -> None:
+    def __init__(self, in_batch: int, uniform: int, products: np.ndarray, target_share: np.ndarray | None) -> None:
         """Args:
             in_batch: draws, with replacement, from the targets of the step.
-            uniform: draws from all products.
-            catalogue_size: rows, the reserved ones included.
+            uniform: draws from `products`.
+            products: int32 [P] catalogue rows.
             target_share: float [V], share of each row among all targets, sums to 1: the source of the frequencies.
 
         Raises:
@@ -49,7 +51,8 @@ class NegativeSampler:
             )
         self.in_batch = in_batch
         self.uniform = uniform
-        self.target_share = np.zeros(catalogue_size) if target_share is None else target_share
+        self.products = products
+        self.target_share = np.zeros(products.max() + 1) if target_share is None else target_share
 
     def draw(self, rng: np.random.Generator, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Catalogue rows int32 [M] and the log of their expected counts float32 [M].
@@ -61,14 +64,15 @@ class NegativeSampler:
         """
         there = targets[targets >= FIRST]
         drawn = rng.choice(there, self.in_batch) if len(there) else np.full(self.in_batch, PADDING)
-        uniform = uniform_negatives(rng, len(self.target_share), self.uniform)
+        uniform = uniform_negatives(rng, self.products, self.uniform)
         rows = np.concatenate([drawn, uniform]).astype(np.int32)
-        return rows, log_expected_counts(rows, self.target_share, self.in_batch, self.uniform)
+        counts = log_expected_counts(rows, self.target_share, len(self.products), self.in_batch, self.uniform)
+        return rows, counts
 
 
-def uniform_negatives(rng: np.random.Generator, catalogue_size: int, number: int) -> np.ndarray:
-    """Catalogue rows of products, drawn with replacement: int32 [number]."""
-    return rng.integers(FIRST, catalogue_size, number, dtype=np.int32)
+def uniform_negatives(rng: np.random.Generator, products: np.ndarray, number: int) -> np.ndarray:
+    """Drawn from `products`, int32 [P] catalogue rows, with replacement: int32 [number]."""
+    return products[rng.integers(0, len(products), number)]
 
 
 def negative_mask(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:

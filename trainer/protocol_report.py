@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from trainer.bootstrap import Part, bootstrap, intervals, resampled_means
+from trainer.bootstrap import Part, intervals, resampled_means
 from trainer.config import EvaluationConfig
 from trainer.data import Catalogue
 from trainer.metrics import (
@@ -31,12 +31,9 @@ from trainer.segments import (
     part_metrics,
     popularity_classes,
 )
-from transform.tables import FIRST
 
 ATTAINABLE = "attainable"
 _STAGES = (RETRIEVAL, RANKER, TWO_STAGE)
-# Interactions in training below which a product is rare: its id has hardly been learned, its content must place it.
-RARE_BELOW = 5
 
 
 def protocol_report(
@@ -135,56 +132,6 @@ def truth_metrics(protocol: Protocol, system: str, kept: np.ndarray) -> dict[str
         return {"queries": 0}
     means = {name: _mean(array) for name, array in values.items()}
     return {"queries": len(asked), "truth": int(kept.sum()), **means}
-
-
-def cold_start_report(protocol: Protocol, catalogue: Catalogue, config: EvaluationConfig) -> dict[str, Any]:
-    """How products are found that the training span knows little or nothing of: truth of that kind alone.
-
-    Args:
-        protocol: ranked with the group `rare_products`.
-        catalogue: for the counts.
-        config: resamples, seed.
-
-    Returns:
-        "new_products": nobody had met them, recall@10 and ndcg@10 among everything. "rare_products": those of
-        `rare_products`, the same with intervals; under "among_themselves" once more with all other products taken
-        out of the ranking.
-    """
-    rows, rare = protocol.queries.truth.rows, rare_products(catalogue)
-    new_chosen, rare_chosen = (catalogue.train_counts == 0)[rows], rare[rows]
-    new_figures = {system: truth_metrics(protocol, system, new_chosen) for system in protocol.systems}
-    rare_figures = {system: _rare_metrics(protocol, system, rare_chosen, config) for system in protocol.systems}
-    known = {"below": RARE_BELOW, "products": int(rare.sum())}
-    return {
-        "new_products": {**_size(new_chosen), **arranged(new_figures)},
-        "rare_products": {**known, **_size(rare_chosen), **arranged(rare_figures)},
-    }
-
-
-def _size(chosen: np.ndarray) -> dict[str, Any]:
-    """How much of the truth `chosen`, bool [T], is."""
-    return {"truth": int(chosen.sum()), "truth_share": float(chosen.mean())}
-
-
-def rare_products(catalogue: Catalogue) -> np.ndarray:
-    """Products with fewer than RARE_BELOW interactions in the training span: bool [V]."""
-    rare = catalogue.train_counts < RARE_BELOW
-    rare[:FIRST] = False
-    return rare
-
-
-def _rare_metrics(protocol: Protocol, system: str, kept: np.ndarray, config: EvaluationConfig) -> dict[str, Any]:
-    """`truth_metrics` with intervals, among everything and among the rare products alone."""
-    figures = truth_metrics(protocol, system, kept)
-    if not figures["queries"]:
-        return figures
-    among: dict[str, Any] = {}
-    for ranks, target in ((None, figures), (protocol.systems[system].group_ranks, among)):
-        asked, values = part_metrics(protocol, system, kept, ranks)
-        ends = bootstrap(values, protocol.queries.users[asked], config.bootstrap_samples, config.seed)
-        target |= {name: _mean(array) for name, array in values.items()}
-        target["intervals"] = {name: list(interval) for name, interval in ends.items()}
-    return {**figures, "among_themselves": among}
 
 
 def arranged(systems: Mapping[str, Any]) -> dict[str, Any]:

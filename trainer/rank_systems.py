@@ -23,8 +23,8 @@ class Ranked:
 
     ranks: np.ndarray  # int64 [T], of the truth
     lists: np.ndarray  # int32 [Q, 100], the first hundred rows; 0 = none
-    # int64 [T]: ranks among the products of a group alone; 0 = not of the group, empty where no group was asked about.
-    group_ranks: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    # Group → int64 [T]: ranks among the products of the group alone; 0 = not of the group.
+    group_ranks: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def rank_systems(
     candidates: int,
     block: int,
     head: HeadScorer | None = None,
-    group: np.ndarray | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
 ) -> list[Protocol]:
     """Ranks the candidates of every query by every system, and by both stages together if both are there.
 
@@ -54,13 +54,14 @@ def rank_systems(
         candidates: C, what stage one hands to stage two.
         block: queries at once.
         head: orders the candidates of both stages together; without one they stand in the ranker's order.
-        group: bool [V], products whose truth is also ranked among them alone: the same order, all others taken out.
+        groups: name → bool [V], products whose truth is also ranked among them alone: the same order, all others taken
+            out.
 
     Returns:
         One protocol per variant.
     """
     first = variants[0][0]
-    pieces = [_Pieces(len(queries.known_from), head, group) for queries, _ in variants]
+    pieces = [_Pieces(len(queries.known_from), head, groups or {}) for queries, _ in variants]
     started = said = time.monotonic()
     for start, stop in first.blocks(block):
         distinct = {id(scorer): scorer for _, scorers in variants for scorer in scorers.values()}
@@ -79,14 +80,14 @@ def rank_systems(
 class _Pieces:
     """What the blocks of one variant gave so far."""
 
-    def __init__(self, size: int, head: HeadScorer | None, group: np.ndarray | None) -> None:
+    def __init__(self, size: int, head: HeadScorer | None, groups: Mapping[str, np.ndarray]) -> None:
         self.head = head
-        self.group = group
+        self.groups = groups
         self.candidates: list[np.ndarray] = []
         self.reachable = np.zeros(size, bool)
         self.ranks: dict[str, list[np.ndarray]] = {}
         self.lists: dict[str, list[np.ndarray]] = {}
-        self.group_ranks: dict[str, list[np.ndarray]] = {}
+        self.group_ranks: dict[str, dict[str, list[np.ndarray]]] = {}
 
     def add(self, scores: Mapping[str, np.ndarray], queries: Queries, start: int, stop: int, candidates: int) -> None:
         excluded = queries.excluded(start, stop)
@@ -105,15 +106,16 @@ class _Pieces:
         for system, own in keys.items():
             self.ranks.setdefault(system, []).append(rank_truth(own, truth))
             self.lists.setdefault(system, []).append(top_rows(own, COVERAGE_LENGTH))
-            if self.group is not None:
-                self.group_ranks.setdefault(system, []).append(_ranks_within(self.group, own, truth))
+            within = self.group_ranks.setdefault(system, {})
+            for name, group in self.groups.items():
+                within.setdefault(name, []).append(_ranks_within(group, own, truth))
 
     def protocol(self, queries: Queries) -> Protocol:
         systems = {
             system: Ranked(
                 np.concatenate(ranks),
                 np.concatenate(self.lists[system]),
-                np.concatenate(self.group_ranks.get(system, [np.empty(0, np.int64)])),
+                {name: np.concatenate(found) for name, found in self.group_ranks[system].items()},
             )
             for system, ranks in self.ranks.items()
         }

@@ -46,14 +46,13 @@ class Ranker(tf_keras.Model):
     def __init__(self, catalogue: Catalogue, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
-        self.item_encoder = ItemEncoder(
-            *(catalogue.schema, config.dim, config.id_dropout, config.ngram_buckets),
-            embedding_devices=config.training.embedding_devices,
-        )
+        self.item_encoder = ItemEncoder(catalogue.schema, config, embedding_devices=config.training.embedding_devices)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         # Gradients of the softmax need no more digits than those of the layers.
         gradients = tf.bfloat16 if config.training.precision == "mixed_bfloat16" else tf.float32
-        self.loss = make_loss(config.loss_of(catalogue.size), catalogue.size, _train_share(catalogue), gradients)
+        self.loss = make_loss(
+            config.loss_of(catalogue.size), catalogue.trained_rows[FIRST:], _train_share(catalogue), gradients
+        )
         self.objective = make_objective(config)
         self.has_timestamps = catalogue.schema.has_timestamps
         self.history_embedding = HistoryEmbedding(
@@ -171,13 +170,15 @@ class Ranker(tf_keras.Model):
     def _loss_over_catalogue(
         self, loss: CatalogueLoss, inputs: Tensors, training: bool, item_seed: tf.Tensor | None, seed: tf.Tensor | None
     ) -> tf.Tensor:
-        rows = inputs["history_rows"]
-        table = self.products.table(training, item_seed)
+        # Only what training may learn from is a rival of a target; all rows count among those.
+        places = self.products.trained_places
+        rows, targets = tf.gather(places, inputs["history_rows"]), tf.gather(places, inputs["targets"])
+        table = self.products.trained_table(item_seed if training else None)
         states = _asked(self.states(tf.gather(table, rows), inputs, seed), inputs)
         # Without the reserved rows.
         products, met = table[FIRST:], rows - FIRST
         flat = tf.reshape(states, [-1, self.config.dim])
-        targets = tf.reshape(inputs["targets"], [-1]) - FIRST
+        targets = tf.reshape(targets, [-1]) - FIRST
         weights = tf.reshape(inputs["target_weights"], [-1])
         if self.repeat_weights is not None:
             gains = self.repeat_weights(states, rows >= FIRST)

@@ -9,15 +9,14 @@ from trainer.config import LossConfig
 from trainer.full_softmax import full_softmax_loss, full_softmax_loss_with_repeats
 from trainer.losses import bpr_loss, gbce_beta, gbce_loss, popularity_costs, sampled_softmax_loss
 from trainer.negatives import NegativeSampler
-from transform.tables import FIRST
 
 
 @dataclass(frozen=True)
 class CatalogueLoss:
-    """Softmax over the whole catalogue."""
+    """Softmax over all products that training may learn from."""
 
     temperature: float
-    costs: np.ndarray | None  # [V], of all rows
+    costs: np.ndarray | None  # [P], of each of them
     gradient_dtype: tf.DType
 
     def __call__(
@@ -28,7 +27,7 @@ class CatalogueLoss:
         weights: tf.Tensor,
         first_seen: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """See `full_softmax_loss`; rows count from the first product: [N, d], [V − FIRST, d], int32 [N], [N]."""
+        """See `full_softmax_loss`: [N, d], products [P, d], int32 [N] places among them, [N]."""
         return full_softmax_loss(
             *(states, table, targets, weights),
             temperature=self.temperature,
@@ -46,7 +45,7 @@ class CatalogueLoss:
         history_rows: tf.Tensor,
         gains: tf.Tensor,
     ) -> tf.Tensor:
-        """See `full_softmax_loss_with_repeats`; rows count from the first product."""
+        """See `full_softmax_loss_with_repeats`; rows are places among the products."""
         return full_softmax_loss_with_repeats(
             *(states, table, targets, weights, history_rows, gains),
             temperature=self.temperature,
@@ -55,7 +54,7 @@ class CatalogueLoss:
         )
 
     def _product_costs(self) -> tf.Tensor | None:
-        return None if self.costs is None else tf.constant(self.costs[FIRST:])
+        return None if self.costs is None else tf.constant(self.costs)
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class NegativesLoss:
 
 def make_loss(
     config: LossConfig,
-    catalogue_size: int,
+    products: np.ndarray,
     target_share: np.ndarray | None = None,
     gradient_dtype: tf.DType = tf.float32,
 ) -> CatalogueLoss | NegativesLoss:
@@ -105,7 +104,7 @@ def make_loss(
 
     Args:
         config: of the loss.
-        catalogue_size: rows, the reserved ones included.
+        products: int32 [P] catalogue rows that are rivals of a target.
         target_share: float [V], share of each row among all targets, sums to 1.
         gradient_dtype: see `full_softmax_loss`.
 
@@ -114,15 +113,16 @@ def make_loss(
     """
     costs = _costs(config, target_share)
     if config.name == "softmax":
-        return CatalogueLoss(config.temperature, costs, gradient_dtype)
+        return CatalogueLoss(config.temperature, None if costs is None else costs[products], gradient_dtype)
     calibration = config.gbce_t if config.name == "gbce" else 0.0
-    return NegativesLoss(config, gbce_beta(config.negatives, catalogue_size - FIRST, calibration), costs)
+    return NegativesLoss(config, gbce_beta(config.negatives, len(products), calibration), costs)
 
 
 def make_sampler(
-    config: LossConfig, catalogue_size: int, target_share: np.ndarray | None = None
+    config: LossConfig, products: np.ndarray, target_share: np.ndarray | None = None
 ) -> NegativeSampler | None:
-    """What draws the negatives of a configuration's loss; None where it needs none.
+    """What draws the negatives of a configuration's loss from `products`, int32 [P] catalogue rows; None where it needs
+    none.
 
     Raises:
         ValueError: the sampling needs the frequencies of the targets and has none.
@@ -130,7 +130,7 @@ def make_sampler(
     if config.name == "softmax":
         return None
     in_batch = {"uniform": 0, "in_batch": config.negatives, "mixed": config.negatives // 2}[config.negative_sampling]
-    return NegativeSampler(in_batch, config.negatives - in_batch, catalogue_size, target_share)
+    return NegativeSampler(in_batch, config.negatives - in_batch, products, target_share)
 
 
 def _costs(config: LossConfig, target_share: np.ndarray | None) -> np.ndarray | None:

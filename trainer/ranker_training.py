@@ -19,6 +19,7 @@ from trainer.ranker_loss import make_sampler
 from trainer.stage_training import Fit, load_training_data, make_model
 from trainer.warm_start import Previous
 from trainer.windows import TrainingWindows
+from transform.tables import FIRST
 
 _LOG = logging.getLogger(__name__)
 # What every device reads whole.
@@ -84,7 +85,7 @@ class RankerSteps:
         loss = config.loss_of(catalogue.size)
         if loss != config.loss:
             _LOG.info("%d products: the softmax is sampled, %d negatives a step", catalogue.size, loss.negatives)
-        self.sampler = make_sampler(loss, catalogue.size, windows.target_share(catalogue.size))
+        self.sampler = make_sampler(loss, catalogue.trained_rows[FIRST:], windows.target_share(catalogue.size))
 
     def epoch(self, number: int) -> Iterator[Step]:
         """Steps of an epoch, the same in every process."""

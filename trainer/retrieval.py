@@ -38,10 +38,7 @@ class RetrievalModel(tfrs.models.Model):
         self.config = config
         self.temperature = config.temperature
         schema = catalogue.schema
-        self.item_encoder = ItemEncoder(
-            *(schema, config.dim, config.id_dropout, config.ngram_buckets),
-            embedding_devices=config.training.embedding_devices,
-        )
+        self.item_encoder = ItemEncoder(schema, config, embedding_devices=config.training.embedding_devices)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.history_embedding = HistoryEmbedding(
             config.dim, config.history_length, has_timestamps=schema.has_timestamps, positions=False

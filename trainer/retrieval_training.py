@@ -94,6 +94,7 @@ class RetrievalSteps:
         self.windows = windows
         self.config = config
         self.hard_negatives = hard_negatives
+        self.products = catalogue.trained_rows[FIRST:]
         self.target_share = windows.target_share(catalogue.size)
 
     def epoch(self, number: int) -> Iterator[Step]:
@@ -140,16 +141,17 @@ class RetrievalSteps:
 
         positives = of_targets(sequences.rows)
         uniform = self.config.uniform_negatives
-        negatives = uniform_negatives(rng, len(self.target_share), uniform)
+        negatives = uniform_negatives(rng, self.products, uniform)
         rows = np.concatenate([positives, negatives])
+        # A positive meets the others of its batch as negatives, not itself.
+        others = max(len(chosen) - 1, 0)
         return {
             **self.windows.history(batch),
             "positive_slots": slots,
             "positive_rows": positives,
             "positive_weights": self.windows.weights(targets),
             "negative_rows": negatives,
-            # A positive meets the others of its batch as negatives, not itself.
-            "negative_log_counts": log_expected_counts(rows, self.target_share, max(len(chosen) - 1, 0), uniform),
+            "negative_log_counts": log_expected_counts(rows, self.target_share, len(self.products), others, uniform),
             "context_timestamp": of_targets(sequences.timestamps),
             "context_device": of_targets(sequences.devices),
             "context_region": of_targets(sequences.regions),

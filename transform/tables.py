@@ -15,6 +15,8 @@ from protos.users_pb2 import User
 PADDING = 0
 UNKNOWN = 1
 FIRST = 2
+# Of a product's features: what shoppers did with it in the training span.
+BEHAVIOUR = "behaviour"
 # Line of a vocabulary file for the reserved ids. No checked value contains a control character.
 RESERVED_LINES = ("", "\x01")
 

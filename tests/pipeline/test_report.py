@@ -112,7 +112,7 @@ def test_shop_without_a_known_truth_says_that_the_attainable_is_not_measured(run
 def test_segments_cold_start_and_other_protocols_are_shown(run: Path) -> None:
     text = page_of(run).text
     assert "By interactions before the cut-off" in text
-    assert "Products nobody had met in training: 50 of the products chosen, 2.00 %" in text
+    assert "Products nobody had met in training, at the cut-off: 50 of the products chosen, 2.00 %" in text
     assert "Shoppers without a history: 77" in text
     assert "With products met before left out: 900 questions" in text
 
@@ -194,7 +194,9 @@ def test_run_without_embedding_quality_says_so(run: Path) -> None:
 
 def test_rare_products_are_told_beside_new_ones(run: Path) -> None:
     text = page_of(run).text
-    assert "Products with fewer than 5 interactions in training: 60 of the products chosen, 5.00 %" in text
+    assert (
+        "Products with fewer than 5 interactions in training, at the cut-off: 60 of the products chosen, 5.00 %" in text
+    )
     assert "The same, ranked among those 3 products alone" in text
 
 

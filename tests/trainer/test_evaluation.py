@@ -12,11 +12,11 @@ from tests.trainer.small_shop import LEAVE_ONE_OUT, PURCHASE, TIME, VIEW, make_c
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.baselines import training_interactions
 from trainer.candidate_head import CandidateHead, save_head
+from trainer.cold_start import product_groups
 from trainer.config import EvaluationConfig, HeadConfig, RankerConfig, RetrievalConfig
 from trainer.data import Catalogue
 from trainer.evaluation import EvaluationError, Shop, evaluate, measure
 from trainer.model_files import save_model
-from trainer.protocol_report import rare_products
 from trainer.queries import Queries, Split
 from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
@@ -127,7 +127,7 @@ def test_products_new_since_training_are_reported_apart() -> None:
 
 
 def test_rare_products_are_ranked_among_everything_and_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.protocol_report.RARE_BELOW", 1)
+    monkeypatch.setattr("trainer.cold_start.RARE_BELOW", 1)
     rare = measure(make_shop(CONFIG), MODELS)[0]["cold_start"]["rare_products"]
     # No training interaction: 4, 5, 6, 8, 9, of which ann chooses 5 and 9.
     assert (rare["below"], rare["products"], rare["truth"]) == (1, 5, 2)
@@ -146,11 +146,11 @@ def test_rare_products_are_ranked_among_everything_and_among_themselves(monkeypa
 def test_rare_is_fewer_than_five_interactions_in_training() -> None:
     catalogue = make_catalogue(SIZE)
     catalogue.train_counts[2:5] = 4, 5, 6
-    assert np.flatnonzero(rare_products(catalogue)).tolist() == [2, 5, 6, 7, 8, 9]
+    assert np.flatnonzero(product_groups(catalogue, None)["rare_products"]).tolist() == [2, 5, 6, 7, 8, 9]
 
 
 def test_shop_whose_rare_products_nobody_chose_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.protocol_report.RARE_BELOW", 0)
+    monkeypatch.setattr("trainer.cold_start.RARE_BELOW", 0)
     rare = measure(make_shop(CONFIG), MODELS)[0]["cold_start"]["rare_products"]
     assert (rare["products"], rare["truth"], rare["two_stage"]) == (0, 0, {"queries": 0})
 
@@ -279,3 +279,28 @@ def test_evaluate_loads_the_models_and_writes_strict_json(tmp_path: Path) -> Non
     assert [shopper["item_id"] for shopper in explained] == [example["recommended"][0] for example in examples]
     assert explained[0]["history"] == examples[0]["history"][-len(explained[0]["history"]) :]
     assert {path.parent.name for path in logs.rglob("events.out.tfevents*")} >= {"two_stage", "co_occurrence"}
+
+
+def test_products_listed_after_the_cut_off_are_asked_each_time_one_is_chosen() -> None:
+    # 9 is known from 215, between the start of the test span at 200 and ann's choice at 220.
+    catalogue = make_catalogue(SIZE, {9: 215})
+    rolling = measure(make_shop(CONFIG, catalogue=catalogue), MODELS)[0]["cold_start"]["rolling_next"]
+    later = rolling["listed_later"]
+    assert (later["products"], later["truth"]) == (1, 1)
+    # Behind 3 2 5 7 by row: 4 6 8 9.
+    assert later["ranker"]["ndcg@10"] == pytest.approx(1 / math.log2(9))
+    assert later["ranker"]["among_themselves"]["ndcg@10"] == pytest.approx(1.0)
+    assert set(later["differences"]) == {"retrieval", "ranker", "recent_popularity", "co_occurrence"}
+    # Two stages: of the candidates 3 (her newest), 7 and 5 none is 9, which is last of all.
+    assert later["differences"]["ranker"]["ndcg@10"]["difference"] == pytest.approx(0.0)
+
+
+def test_categories_that_a_shopper_had_not_met_are_told_apart() -> None:
+    catalogue = make_catalogue(SIZE)
+    catalogue.categories[:] = ["", "", "a", "a", "a", "b", "b", "a", "", "c"]
+    rolling = measure(make_shop(CONFIG, catalogue=catalogue), MODELS)[0]["cold_start"]["rolling_next"]
+    # Ann meets b with 5 and c with 9 for the first time; bob and she know a; cy's 8 has no category.
+    assert rolling["unvisited_categories"]["truth"] == 2
+    # Ranker order: 3 2 5 7 4 6 8 9: 5 beside 3 in one basket at rank 3, 9 at rank 8.
+    expected = (1 / math.log2(4) + 1 / math.log2(9)) / 2
+    assert rolling["unvisited_categories"]["ranker"]["ndcg@10"] == pytest.approx(expected)

@@ -224,7 +224,9 @@ def test_frequencies_are_those_of_training_targets() -> None:
         rows = np.concatenate([inputs["positive_rows"], inputs["negative_rows"]])
         there = int((inputs["positive_rows"] > 0).sum())
         share = windows.target_share(CATALOGUE.size)
-        expected = log_expected_counts(rows, share, there - 1, CONFIG.uniform_negatives)
+        expected = log_expected_counts(
+            rows, share, len(CATALOGUE.trained_rows) - FIRST, there - 1, CONFIG.uniform_negatives
+        )
         np.testing.assert_allclose(inputs["negative_log_counts"], expected)
         shares.append(share)
     np.testing.assert_array_equal(*shares)

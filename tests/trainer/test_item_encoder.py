@@ -1,20 +1,36 @@
-"""The item encoder: id and content, fused by a gate."""
+"""The item encoder: id, behaviour and content of products as one vector each."""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Feature, FeatureSchema
 from tests.trainer.worlds import checkerboard_catalogue
 from trainer.catalogue_encoder import CatalogueEncoder
+from trainer.config import ItemEncoderConfig
+from trainer.data import Catalogue
 from trainer.item_encoder import ItemEncoder
 
 CATALOGUE = checkerboard_catalogue()
+CONFIG = ItemEncoderConfig(dim=8, id_dropout=0.0, ngram_buckets=0)
 SEED = tf.constant([3, 4])
 # Black products that were in training, white ones, and the two that are new.
 BLACK, WHITE, NEW = 3, 4, (24, 25)
 
 
-def make_encoder(id_dropout: float = 0.0) -> CatalogueEncoder:
-    return CatalogueEncoder(CATALOGUE, ItemEncoder(CATALOGUE.schema, 8, id_dropout, ngram_buckets=0))
+def make_encoder(id_dropout: float = 0.0, fusion: str = "gate", catalogue: Catalogue = CATALOGUE) -> CatalogueEncoder:
+    config = replace(CONFIG, id_dropout=id_dropout, fusion=fusion)
+    return CatalogueEncoder(catalogue, ItemEncoder(catalogue.schema, config))
+
+
+def with_vector(name: str, values: np.ndarray) -> Catalogue:
+    """The checkerboard's products with a feature that is a vector, [V, length]."""
+    schema = FeatureSchema()
+    schema.CopyFrom(CATALOGUE.schema)
+    schema.item.append(Feature(name=name, kind=Feature.VECTOR, length=values.shape[1]))
+    return replace(CATALOGUE, schema=schema, features={**CATALOGUE.features, name: values.astype(np.float32)})
 
 
 def test_padding_is_zero() -> None:
@@ -34,18 +50,51 @@ def test_gather_encodes_only_the_rows_asked_for_where_they_are_fewer_than_the_ca
     np.testing.assert_allclose(encoder.gather([few, many])[1], encoder.table(), atol=1e-6)
 
 
-def test_gate_mixes_id_and_content() -> None:
-    encoder = make_encoder()
-    layer = encoder.item_encoder
-    for gate, expected in ((100.0, layer.id_embedding[BLACK]), (-100.0, None)):
-        layer.gate.kernel.assign(tf.zeros_like(layer.gate.kernel))
-        layer.gate.bias.assign(tf.fill([8], gate))
-        vectors = encoder.vectors(tf.constant([BLACK, BLACK + 2]))
-        if expected is not None:
-            np.testing.assert_allclose(vectors[0], expected, atol=1e-6)
-        else:
-            # Same content, other id: a closed gate lets only content through.
-            np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+FUSIONS = pytest.mark.parametrize("fusion", ["gate", "concatenation", "cross_attention"])
+
+
+@FUSIONS
+def test_products_of_the_same_content_differ_by_their_ids_alone(fusion: str) -> None:
+    encoder = make_encoder(fusion=fusion)
+    features = encoder.features(tf.constant([BLACK, BLACK + 2]))
+    own = encoder.item_encoder.encode(features, tf.constant([BLACK, BLACK + 2]))
+    hidden = encoder.item_encoder.encode(features, tf.constant([1, 1]))
+    assert not np.allclose(own[0], own[1], atol=1e-4)
+    np.testing.assert_allclose(hidden[0], hidden[1], atol=1e-6)
+
+
+@FUSIONS
+def test_a_product_of_which_nothing_is_known_is_the_unknown_product(fusion: str) -> None:
+    encoder = make_encoder(fusion=fusion).item_encoder
+    nothing = {"category": tf.zeros([1, 2], tf.int32), "brand": tf.zeros([1, 1], tf.int32)}
+    nothing |= {"attributes": tf.zeros([1, 2], tf.int32), "price": tf.constant([[np.nan]])}
+    nothing |= {"title": make_encoder().features(tf.constant([0]))["title"]}
+    nothing = {name: nothing[name] for name, _ in encoder.item_features}
+    np.testing.assert_allclose(encoder.encode(nothing, tf.constant([1]))[0], encoder.id_embedding[1], atol=1e-6)
+
+
+@FUSIONS
+def test_a_vector_that_is_not_there_has_no_say(fusion: str) -> None:
+    pictures = np.full((CATALOGUE.size, 3), np.nan)
+    pictures[BLACK] = [1.0, -2.0, 0.5]
+    encoder = make_encoder(fusion=fusion, catalogue=with_vector("image", pictures))
+    before = encoder.table().numpy()
+    encoder.item_encoder.outputs_of["image"].bias.assign_add(tf.ones([8]))
+    changed = ~np.isclose(before, encoder.table().numpy(), atol=1e-5).all(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(changed), [BLACK])
+
+
+def test_behaviour_is_hidden_where_the_id_is() -> None:
+    behaviour = np.random.default_rng(1).normal(size=(CATALOGUE.size, 2))
+    encoder = make_encoder(id_dropout=0.5, catalogue=with_vector("behaviour", behaviour))
+    trained = encoder.table(training=True, seed=SEED).numpy()
+    features = encoder.features(tf.range(CATALOGUE.size)) | {"behaviour": tf.fill(behaviour.shape, np.nan)}
+    unknown = (CATALOGUE.id_rows > 0).astype(np.int32)
+    content = encoder.item_encoder.encode(features, tf.constant(unknown)).numpy()
+    as_shown = np.isclose(encoder.table().numpy(), trained, atol=1e-6).all(axis=1)
+    as_content = np.isclose(content, trained, atol=1e-6).all(axis=1)
+    assert 5 <= (as_content & ~as_shown).sum() <= 20
+    assert (as_content | as_shown).all()
 
 
 def test_content_places_products_without_an_id_of_their_own() -> None:
@@ -92,7 +141,7 @@ def test_a_step_hides_the_same_products_everywhere() -> None:
 
 def test_without_content_an_item_is_its_id_and_nothing_is_hidden() -> None:
     catalogue = checkerboard_catalogue(content=False)
-    encoder = CatalogueEncoder(catalogue, ItemEncoder(catalogue.schema, 8, id_dropout=0.9, ngram_buckets=0))
+    encoder = make_encoder(0.9, catalogue=catalogue)
     expected = tf.gather(encoder.item_encoder.id_embedding, catalogue.id_rows).numpy()
     expected[0] = 0
     np.testing.assert_array_equal(encoder.table(training=True, seed=SEED), expected)

@@ -45,6 +45,7 @@ def test_sampled_softmax_weighs_slots_and_leaves_out_reserved_rows_by_hand() -> 
 def test_each_way_of_sampling_approaches_the_full_softmax(in_batch: int, uniform: int) -> None:
     rng = np.random.default_rng(7)
     logits = rng.normal(size=(40, 32)).astype(np.float32)
+    products = np.arange(2, 32, dtype=np.int32)
     share = np.zeros(32)
     share[2:] = 1 / np.arange(1, 31) / np.sum(1 / np.arange(1, 31))
     targets = rng.choice(32, 40, p=share).astype(np.int32)
@@ -52,7 +53,9 @@ def test_each_way_of_sampling_approaches_the_full_softmax(in_batch: int, uniform
 
     def loss(sign: float) -> float:
         # A batch large enough that its targets are spread as the share says.
-        rows, log_counts = NegativeSampler(in_batch, uniform, 32, share).draw(rng, rng.choice(32, 100_000, p=share))
+        rows, log_counts = NegativeSampler(in_batch, uniform, products, share).draw(
+            rng, rng.choice(32, 100_000, p=share)
+        )
         positive = logits[np.arange(40), targets]
         return float(sampled_softmax_loss(positive, logits[:, rows], sign * log_counts, targets, rows))
 

@@ -12,6 +12,7 @@ from transform.tables import FIRST
 
 # Two reserved rows, thirty products, the first the most popular.
 CATALOGUE = 32
+PRODUCTS = np.arange(FIRST, CATALOGUE, dtype=np.int32)
 SHARE = np.concatenate([[0, 0], 1 / np.arange(1, 31) / np.sum(1 / np.arange(1, 31))])
 
 
@@ -21,8 +22,8 @@ def test_a_loss_of_negatives_is_the_named_one_of_scores_over_temperature(name: s
     positive, negative = (tf.constant(rng.normal(size=shape), tf.float32) for shape in [(6,), (6, 10)])
     targets, weights = tf.constant([2, 3, 4, 5, 6, 0]), tf.constant([1.0, 2.0, 3.0, 4.0, 0.0, 1.0])
     config = LossConfig(name=name, negatives=10, temperature=0.5)
-    rows, log_counts = make_sampler(config, CATALOGUE, SHARE).draw(rng, targets.numpy())
-    loss = make_loss(config, CATALOGUE)(positive, negative, targets, weights, rows, log_counts)
+    rows, log_counts = make_sampler(config, PRODUCTS, SHARE).draw(rng, targets.numpy())
+    loss = make_loss(config, PRODUCTS)(positive, negative, targets, weights, rows, log_counts)
     pairs = (2 * positive, 2 * negative)
     beta = {"gbce": gbce_beta(10, 30, 0.75)}.get(name, 1.0)
     expected = {
@@ -35,7 +36,7 @@ def test_a_loss_of_negatives_is_the_named_one_of_scores_over_temperature(name: s
 @pytest.mark.parametrize("name", ["sampled_softmax", "gbce", "bce", "bpr"])
 def test_compiles(name: str) -> None:
     config = LossConfig(name=name, negatives=8, popularity_penalty=0.1 if name == "sampled_softmax" else 0.0)
-    loss = make_loss(config, CATALOGUE, SHARE)
+    loss = make_loss(config, PRODUCTS, SHARE)
     inputs = (tf.ones([3, 4]), tf.ones([3, 4, 8]), tf.fill([3, 4], 5), tf.ones([3, 4]), tf.range(8), tf.zeros([8]))
     compiled = tf.function(loss.__call__, jit_compile=True)(*inputs)
     assert float(compiled) == pytest.approx(float(loss(*inputs)), rel=1e-5)
@@ -43,13 +44,13 @@ def test_compiles(name: str) -> None:
 
 @pytest.mark.parametrize(("sampling", "in_batch"), [("uniform", 0), ("in_batch", 9), ("mixed", 4)])
 def test_sampling_divides_the_negatives(sampling: str, in_batch: int) -> None:
-    sampler = make_sampler(LossConfig(name="bpr", negatives=9, negative_sampling=sampling), CATALOGUE, SHARE)
+    sampler = make_sampler(LossConfig(name="bpr", negatives=9, negative_sampling=sampling), PRODUCTS, SHARE)
     assert sampler is not None
     assert (sampler.in_batch, sampler.uniform) == (in_batch, 9 - in_batch)
 
 
 def test_full_softmax_draws_nothing() -> None:
-    assert make_sampler(LossConfig(), CATALOGUE) is None
+    assert make_sampler(LossConfig(), PRODUCTS) is None
 
 
 @pytest.mark.parametrize("name", ["softmax", "sampled_softmax"])
@@ -62,17 +63,17 @@ def test_a_higher_penalty_recommends_less_popular_products(name: str) -> None:
 @pytest.mark.parametrize("name", ["gbce", "bce", "bpr"])
 def test_a_penalty_without_softmax_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"popularity_penalty needs a softmax.*received '{name}'. Set loss.name"):
-        make_loss(LossConfig(name=name, popularity_penalty=0.1), CATALOGUE, SHARE)
+        make_loss(LossConfig(name=name, popularity_penalty=0.1), PRODUCTS, SHARE)
 
 
 def test_a_penalty_without_frequencies_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs the frequencies of the targets, received no target_share\. Give"):
-        make_loss(LossConfig(popularity_penalty=0.1), CATALOGUE)
+        make_loss(LossConfig(popularity_penalty=0.1), PRODUCTS)
 
 
 def test_in_batch_negatives_without_frequencies_are_refused() -> None:
     with pytest.raises(ValueError, match="need the frequencies of the targets"):
-        make_sampler(LossConfig(name="bce", negative_sampling="in_batch"), CATALOGUE)
+        make_sampler(LossConfig(name="bce", negative_sampling="in_batch"), PRODUCTS)
 
 
 @pytest.mark.parametrize("wrong", [{"name": "hinge"}, {"temperature": 0}, {"gbce_t": 1.5}, {"popularity_penalty": -1}])
@@ -87,7 +88,7 @@ def _popularity_of_the_top(config: LossConfig) -> float:
     states = tf.constant(rng.normal(size=(64, 8)), tf.float32)
     table = tf.Variable(0.1 * rng.normal(size=(CATALOGUE, 8)), dtype=tf.float32)
     targets = tf.constant(rng.choice(CATALOGUE, 64, p=SHARE), tf.int32)
-    loss, sampler = make_loss(config, CATALOGUE, SHARE), make_sampler(config, CATALOGUE, SHARE)
+    loss, sampler = make_loss(config, PRODUCTS, SHARE), make_sampler(config, PRODUCTS, SHARE)
     for _ in range(60):
         with tf.GradientTape() as tape:
             if isinstance(loss, CatalogueLoss):

@@ -93,7 +93,7 @@ def test_loss_approximates_the_full_softmax_under_the_mixture(model: RetrievalMo
     negatives = np.random.default_rng(1).integers(2, size, 20_000)
     # The two positives are the in-batch negatives; as draws from the targets, one of two is not the row's own.
     share = np.bincount(positives, minlength=size) / 2
-    log_counts = log_expected_counts(np.concatenate([positives, negatives]), share, 1, 20_000)
+    log_counts = log_expected_counts(np.concatenate([positives, negatives]), share, size - 2, 1, 20_000)
     loss = model.compute_loss(training_inputs(positives, negatives, log_counts))
     assert float(loss) == pytest.approx(full_loss(model, positives), abs=0.02)
 

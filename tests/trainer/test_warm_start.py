@@ -10,7 +10,7 @@ import tf_keras
 
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.catalogue_encoder import CatalogueEncoder
-from trainer.config import RankerConfig, RetrievalConfig, TrainingConfig
+from trainer.config import ItemEncoderConfig, RankerConfig, RetrievalConfig, TrainingConfig
 from trainer.data import Catalogue
 from trainer.drift import Drift, embedding_drift
 from trainer.errors import TrainingError
@@ -145,12 +145,15 @@ def test_other_features_are_refused(tmp_path: Path, days: tuple[Path, Path]) -> 
         warm_start(Shop(catalogue), catalogue, days[1], save(Shop(first_day()), tmp_path), days[0])
 
 
+CONFIG = ItemEncoderConfig(dim=8, id_dropout=0.0, ngram_buckets=0)
+
+
 class Shop(tf_keras.Model):
     """Predicts the next product from the one before."""
 
     def __init__(self, catalogue: Catalogue, embedding_devices: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.item_encoder = ItemEncoder(catalogue.schema, 8, 0.0, ngram_buckets=0, embedding_devices=embedding_devices)
+        self.item_encoder = ItemEncoder(catalogue.schema, CONFIG, embedding_devices=embedding_devices)
         self.products = CatalogueEncoder(catalogue, self.item_encoder)
         self.turn = self.add_weight("turn", (8, 8), initializer="orthogonal")
 
