@@ -12,6 +12,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Width and height in the first chunk, as big-endian 32-bit integers (PNG specification, 11.2.2).
 _PNG_SIZE_AT = 16
 _PNG_SIZE_BYTES = 8
+_PNG_COLOUR_AT = 25
+_PALETTE = b"\x03"
+# Chunk of transparent colours; it stands before the pixels, within so many bytes unless there is much else to say.
+_TRANSPARENCY = "tRNS"
+_BEFORE_PIXELS = 1 << 14
 _WHITE = 255.0
 # Channels of the stages; each halves height and width.
 _CHANNELS = (16, 32, 64, 128)
@@ -61,6 +66,13 @@ def _is_png(image: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(image, 0, len(_PNG)) == _PNG
 
 
+def _has_opacity(png: tf.Tensor) -> tf.Tensor:
+    """False for a palette without transparent colours."""
+    start = tf.strings.substr(png, 0, _BEFORE_PIXELS)
+    marked = tf.strings.length(tf.strings.regex_replace(start, _TRANSPARENCY, "")) < tf.strings.length(start)
+    return marked | (tf.strings.substr(png, _PNG_COLOUR_AT, 1) != _PALETTE)
+
+
 def _pixels_in_header(image: tf.Tensor) -> tf.Tensor:
     """Height × width, int64; raises where there is no JPEG or PNG header."""
 
@@ -81,7 +93,8 @@ def _decoded(image: tf.Tensor) -> tf.Tensor:
 
     def of_png() -> tf.Tensor:
         rgba = tf.cast(tf.io.decode_png(image, channels=4), tf.float32)
-        opacity = rgba[..., 3:] / _WHITE
+        # TensorFlow leaves any number as the opacity of a palette's colours where the file does not tell it.
+        opacity = tf.where(_has_opacity(image), rgba[..., 3:] / _WHITE, 1.0)
         return rgba[..., :3] * opacity + _WHITE * (1.0 - opacity)
 
     def of_jpeg() -> tf.Tensor:
