@@ -72,10 +72,10 @@ def make_run(run: Path, config: Config, products: tuple[str, ...] = ("a", "b"), 
     """Every step of the chain, with made-up outputs."""
 
     def make(name: str, place: Place) -> None:
-        if name == "transform":
+        if name in ("transform", "embed-content"):
             write_transform(place.output, list(products))
         if name == "export":
-            Exporter()(place.step("transform"), *[place.output] * 4)
+            Exporter()(place.step("embed-content"), *[place.output] * 4)
             (place.output / "products.parquet").touch()
 
     steps = [replace(step, run=lambda _, place, name=step.name: make(name, place)) for step in STEPS]
@@ -216,8 +216,11 @@ def test_a_mistake_is_told_in_a_sentence(run: Path, tmp_path: Path, capsys: pyte
 
 
 def test_an_export_of_another_transform_is_not_refreshed(run: Path, tmp_path: Path) -> None:
-    make_run(run, CONFIG, products=("a", "c"), only="transform")
-    with pytest.raises(StepError, match=r"the export of .* was made from other steps than are there now \(transform, "):
+    for step in ("transform", "validate", "embed-content"):
+        make_run(run, CONFIG, products=("a", "c"), only=step)
+    with pytest.raises(
+        StepError, match=r"the export of .* was made from other steps than are there now \(embed-content"
+    ):
         refresh(new(tmp_path, {"item_id": "z"}), run)
 
 

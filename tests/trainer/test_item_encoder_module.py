@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+import tf_keras
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from tests.trainer.exported import ServedModel
+from tests.trainer.pictures import BLUE, RED, file_of, plain
 from tests.trainer.worlds import checkerboard_catalogue
-from trainer.config import RetrievalConfig
+from trainer.config import ContentConfig, RetrievalConfig
+from trainer.content_encoders import ContentEncoder, load_encoders, save_image_encoder
 from trainer.data import Catalogue, Words
 from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, normalised, tokens
 from trainer.retrieval import RetrievalModel
@@ -51,6 +54,7 @@ SCHEMA = FeatureSchema(
         feature("attributes", Feature.CATEGORICAL, 2),
         feature("price", Feature.NUMERIC),
         feature("title", Feature.TEXT, LENGTH),
+        feature("image", Feature.VECTOR, 3),
     ],
     catalogue_size=5,
     id_embedding_size=4,
@@ -62,10 +66,21 @@ CATEGORIES = ["Kleidung > Hosen > Jeans", "Schuhe", ""]
 BRANDS = ["acme", "", "Müller & Söhne"]
 ATTRIBUTES = [["colour=red", "size=L"], ["size=XXL"], []]
 PRICES = [9.99, math.nan, 0.0]
+IMAGES = [file_of(plain(RED)), b"", file_of(plain(BLUE), "JPEG")]
 
 
-def read_by_the_transform() -> dict[str, np.ndarray]:
-    """Features of all rows, as the transform's own functions make them."""
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ContentEncoder]:
+    """Of pictures: a network of one convolution."""
+    folder = tmp_path_factory.mktemp("content")
+    layers = [tf_keras.layers.Conv2D(3, 5, input_shape=(16, 16, 3)), tf_keras.layers.GlobalMaxPooling2D()]
+    network = tf_keras.Sequential(layers)
+    save_image_encoder(folder, network, [network], "a test", ContentConfig(image_height=16, image_width=16))
+    return load_encoders(folder)
+
+
+def read_by_the_transform(encoders: dict[str, ContentEncoder]) -> dict[str, np.ndarray]:
+    """Features of all rows, as the transform's own functions and the batch encoder make them."""
 
     def ids(name: str, lists: pa.ListArray, length: int) -> np.ndarray:
         column = vocabularies.content_ids(lists, pa.array(WORDS[name]), length)
@@ -84,11 +99,12 @@ def read_by_the_transform() -> dict[str, np.ndarray]:
         "attributes": ids("attributes", pa.array(ATTRIBUTES, pa.list_(pa.string())), 2),
         "price": prices,
         "title": ids("title", tokenize(pa.array(TITLES)), LENGTH),
+        "image": np.concatenate([np.full([2, 3], np.nan, np.float32), encoders["image"].vectors(IMAGES)]),
     }
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
+def catalogue(encoders: dict[str, ContentEncoder]) -> Catalogue:
     none = np.zeros(5, np.int64)
     empty = np.full(5, "", object)
     titles = np.array(["", "", *TITLES], dtype=object)
@@ -97,14 +113,14 @@ def catalogue() -> Catalogue:
         item_ids=np.array(["", "\x01", "a", "b", "c"], dtype=object),
         # Product c is too rare for an embedding of its own.
         id_rows=np.array([0, 1, 2, 3, 1], np.int32),
-        features=read_by_the_transform(),
+        features=read_by_the_transform(encoders),
         train_counts=none,
         known_from=none,
         available=np.array([False, False, True, True, True]),
         titles=titles,
         categories=empty,
         prices=np.full(5, np.nan, np.float32),
-        images=[b""] * 5,
+        images=[b"", b"", *IMAGES],
         words={"title": Words.of(titles, ("", "\x01", *WORDS["title"]), LENGTH)},
     )
 
@@ -119,20 +135,26 @@ def model(catalogue: Catalogue) -> RetrievalModel:
 
 
 @pytest.fixture(scope="module")
-def served(catalogue: Catalogue, model: RetrievalModel, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def served(
+    catalogue: Catalogue,
+    model: RetrievalModel,
+    encoders: dict[str, ContentEncoder],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ServedModel:
     folder = tmp_path_factory.mktemp("encoder")
     assets = {}
     for name, words in (WORDS | {"item_ids": ["a", "b", "c"]}).items():
         write_vocabulary(folder / f"{name}.txt", words)
         assets[f"{name}.txt"] = write_asset(folder / f"{name}.txt", folder / "assets")
-    module = ItemEncoderModule(model, SCHEMA, catalogue.id_rows, assets)
+    module = ItemEncoderModule(model, SCHEMA, catalogue.id_rows, assets, encoders)
     tf.saved_model.save(module, str(folder / "model"), signatures=module.functions)
     return ServedModel(folder / "model")
 
 
 def raw_content() -> dict[str, object]:
     attributes = [values + [""] * (2 - len(values)) for values in ATTRIBUTES]
-    return {"title": TITLES, "category": CATEGORIES, "brand": BRANDS, "attributes": attributes, "price": PRICES}
+    texts = {"title": TITLES, "category": CATEGORIES, "brand": BRANDS, "attributes": attributes}
+    return texts | {"price": PRICES, "image": IMAGES}
 
 
 def test_content_alone_gives_the_vector_of_a_product_without_an_id(served: ServedModel, model: RetrievalModel) -> None:
@@ -166,6 +188,18 @@ def test_title_alone_is_enough(served: ServedModel) -> None:
     embedding = served("serving_default", title=["red shoe", "größe 42"])["embedding"]
     assert embedding.shape == (2, DIM)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+def test_a_picture_moves_a_product_and_an_unreadable_one_does_not(served: ServedModel) -> None:
+    title = ["red shoe"] * 3
+    red, none, broken = served("serving_default", title=title, image=[IMAGES[0], b"", IMAGES[0][:40]])["embedding"]
+    assert np.abs(red - none).max() > 1e-3
+    np.testing.assert_array_equal(broken, none)
+
+
+def test_a_feature_without_its_encoder_is_an_error(model: RetrievalModel, catalogue: Catalogue) -> None:
+    with pytest.raises(ValueError, match="each VECTOR feature needs an encoder, received none for image"):
+        ItemEncoderModule(model, SCHEMA, catalogue.id_rows, {})
 
 
 @pytest.mark.parametrize("price", [math.nan, math.inf, -1.0])
