@@ -151,8 +151,8 @@ def main() -> None:
         found = encoded(model, examples, span)
         if name == "validation":
             leaves = shop.article_types[span]
-            chosen = max(_PICTURE_WEIGHTS, key=lambda weight: agreement(joint(found, weight), leaves))  # noqa: B023
-        found |= {f"both, picture × {weight}": joint(found, weight) for weight in sorted({chosen, 1.0})}
+            chosen = max(_PICTURE_WEIGHTS, key=lambda weight: agreement(joint(found, weight), leaves))
+        found |= {f"both, picture × {weight:g}": joint(found, weight) for weight in sorted({chosen, 1.0})}
         for kind, vectors in found.items():
             leaf, sub = (agreement(vectors, labels[span]) for labels in (shop.article_types, shop.sub_categories))
             rows.append([name, kind, f"{leaf:.3f}", f"{sub:.3f}"])
