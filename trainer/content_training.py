@@ -273,7 +273,7 @@ class _Training:
     @property
     def _warmup(self) -> int:
         """An epoch, but not more than a fifth of the training."""
-        return max(1, self._steps * min(1.0, self._config.epochs / 5)).__int__()
+        return max(1, round(self._steps * min(1.0, self._config.epochs / 5)))
 
     def run(self, output: Path) -> list[ContentEpoch]:
         record = tf.Variable("[]", trainable=False)

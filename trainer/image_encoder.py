@@ -9,6 +9,7 @@ MAX_PIXELS = 4_096 * 4_096
 MAX_BYTES = 1 << 25
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
 # Width and height in the first chunk, as big-endian 32-bit integers (PNG specification, 11.2.2).
 _PNG_SIZE_AT = 16
 _PNG_SIZE_BYTES = 8
@@ -44,7 +45,7 @@ def decode_pictures(images: tf.Tensor, height: int, width: int) -> tuple[tf.Tens
     blank = tf.zeros([height, width, 3], tf.uint8)
     pictures = (
         tf.data.Dataset.from_tensor_slices((tf.range(count), images))
-        .filter(lambda place, image: tf.strings.length(image) <= MAX_BYTES)
+        .filter(lambda place, image: _may_be_picture(image))
         .map(lambda place, image: (place, image, _pixels_in_header(image)))
         .filter(lambda place, image, pixels: (pixels > 0) & (pixels <= MAX_PIXELS))
         .map(lambda place, image, pixels: (place, _fitted(_decoded(image), height, width)))
@@ -60,6 +61,12 @@ def decode_pictures(images: tf.Tensor, height: int, width: int) -> tuple[tf.Tens
     present = tf.scatter_nd(places[:, tf.newaxis], tf.ones_like(places, tf.int32), [count + 1])
     result = tf.ensure_shape(tf.cast(scattered[:-1], tf.uint8), [None, height, width, 3])
     return result, present[:-1] > 0
+
+
+def _may_be_picture(image: tf.Tensor) -> tf.Tensor:
+    """By its length and its first bytes; the decoders would write a line to the terminal about each that is not."""
+    jpeg = tf.strings.substr(image, 0, len(_JPEG)) == _JPEG
+    return (tf.strings.length(image) <= MAX_BYTES) & (jpeg | _is_png(image))
 
 
 def _is_png(image: tf.Tensor) -> tf.Tensor:
