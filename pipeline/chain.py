@@ -25,11 +25,19 @@ def _validate(config: Config, place: Place) -> None:
     run_validation(place.step("transform"), schema, place.output, config.validate, place.log_dir("statistics"))
 
 
+def _embed_content(config: Config, place: Place) -> None:
+    from pipeline.content import embed_content
+
+    earlier = step_directory(Path(config.warm_start), "embed-content") if config.warm_start else None
+    pictures = "image" in config.transform.content_features
+    embed_content(place.step("transform"), place.output, config.content, earlier, pictures)
+
+
 def _train_retrieval(config: Config, place: Place) -> None:
     from trainer.retrieval_training import train_retrieval
 
     train_retrieval(
-        place.step("transform"),
+        place.step("embed-content"),
         place.output,
         config.retrieval,
         place.log_dir("retrieval"),
@@ -42,7 +50,7 @@ def _train_ranker(config: Config, place: Place) -> None:
     from trainer.ranker_training import train_ranker
 
     train_ranker(
-        place.step("transform"),
+        place.step("embed-content"),
         place.output,
         config.ranker,
         place.log_dir("ranker"),
@@ -59,12 +67,12 @@ def _previous(config: Config, step: str) -> "Previous | Transfer | None":
     earlier = config.warm_start or config.transfer.run
     if not earlier:
         return None
-    previous = Previous(step_directory(Path(earlier), step), step_directory(Path(earlier), "transform"))
+    previous = Previous(step_directory(Path(earlier), step), step_directory(Path(earlier), "embed-content"))
     return previous if config.warm_start else Transfer(previous, config.transfer)
 
 
 def _stages(place: Place) -> tuple[Path, Path, Path]:
-    return place.step("transform"), place.step("train-retrieval"), place.step("train-ranker")
+    return place.step("embed-content"), place.step("train-retrieval"), place.step("train-ranker")
 
 
 def _train_head(config: Config, place: Place) -> None:
@@ -83,7 +91,7 @@ def _evaluate(config: Config, place: Place) -> None:
         place.output,
         config.evaluation,
         place.log_dir("evaluation"),
-        oracle=load_oracle(place.data, place.step("transform")),
+        oracle=load_oracle(place.data, place.step("embed-content")),
     )
 
 
@@ -94,8 +102,8 @@ def _export(config: Config, place: Place) -> None:
     from trainer.export import export
 
     export(*_stages(place), place.step("train-head"), place.output, config.export, place.log_dir("export"))
-    write_product_lookup(load_catalogue(place.step("transform")), place.output / PRODUCTS_FILE)
-    write_projector(place.step("transform"), place.step("train-retrieval"), place.log_dir("projector"))
+    write_product_lookup(load_catalogue(place.step("embed-content")), place.output / PRODUCTS_FILE)
+    write_projector(place.step("embed-content"), place.step("train-retrieval"), place.log_dir("projector"))
 
 
 def _embedding_quality(config: Config, place: Place) -> None:
@@ -113,23 +121,24 @@ _TRAINING = ("warm_start", "transfer", *_PROTOCOL)
 STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
+    Step("embed-content", ("transform", "validate"), ("content", "warm_start"), _embed_content, resumes=True),
     Step(
         "train-retrieval",
-        ("transform", "validate"),
+        ("embed-content",),
         ("retrieval", *_TRAINING),
         _train_retrieval,
         resumes=True,
     ),
-    Step("train-ranker", ("transform", "validate"), ("ranker", *_TRAINING), _train_ranker, resumes=True),
+    Step("train-ranker", ("embed-content",), ("ranker", *_TRAINING), _train_ranker, resumes=True),
     Step(
         "train-head",
-        ("transform", "train-retrieval", "train-ranker"),
-        ("head", *_PROTOCOL, "evaluation.candidates"),
+        ("embed-content", "train-retrieval", "train-ranker"),
+        ("head", *_PROTOCOL, "evaluation.candidates", "evaluation.new_candidates"),
         _train_head,
     ),
-    Step("evaluate", ("transform", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
-    Step("embedding-quality", ("transform", "train-retrieval", "train-ranker"), (), _embedding_quality),
-    Step("export", ("transform", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
+    Step("evaluate", ("embed-content", "train-retrieval", "train-ranker", "train-head"), ("evaluation",), _evaluate),
+    Step("embedding-quality", ("embed-content", "train-retrieval", "train-ranker"), (), _embedding_quality),
+    Step("export", ("embed-content", "train-retrieval", "train-ranker", "train-head"), ("export",), _export),
 )
 
 

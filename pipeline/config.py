@@ -11,7 +11,15 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig, TransferConfig
+from trainer.config import (
+    ContentConfig,
+    EvaluationConfig,
+    ExportConfig,
+    HeadConfig,
+    RankerConfig,
+    RetrievalConfig,
+    TransferConfig,
+)
 from transform.config import STRICT, TransformConfig, ValidateConfig
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -33,6 +41,7 @@ class Config:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
     head: HeadConfig = field(default_factory=HeadConfig)

@@ -18,6 +18,7 @@ from pipeline.runner import RECORD, StepError, current_record, locked, read_reco
 if TYPE_CHECKING:
     # Beam and TensorFlow take seconds to load, which a mistake in the arguments must not wait for.
     from transform.catalogue_refresh import Refreshed
+    from transform.catalogue_vectors import VectorEncoder
     from transform.config import TransformConfig
     from transform.reading import Report
 
@@ -90,13 +91,13 @@ def _refresh(
     allowed = settings.max_bad_share if max_bad_share is None else max_bad_share
     products, read = read_products(items, run / DEAD_LETTERS, allowed, ItemRows(picture_limits(settings)))
     latest = newest_refresh(run, exported["fingerprint"])
-    base = latest / CATALOGUE if latest else step_directory(run, "transform")
+    base = latest / CATALOGUE if latest else step_directory(run, "embed-content")
     folder = step_directory(run, REFRESH)
     number = newest_version(folder) + 1
     partial = folder / f".{number}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / CATALOGUE).mkdir(parents=True)
-    outcome = refresh_catalogue(base, products, partial / CATALOGUE, int(started))
+    outcome = refresh_catalogue(base, products, partial / CATALOGUE, int(started), _encoders(base))
     index: dict[str, Any] | None = None
     if outcome.nothing_to_do:
         shutil.rmtree(partial)
@@ -115,6 +116,14 @@ def _refresh(
     version = publish(run)
     _remove_all_but_newest(folder)
     return {"version": version, "published": version > before, **_report(read, outcome, index, started)}
+
+
+def _encoders(catalogue: Path) -> "dict[str, VectorEncoder]":
+    """Of pictures and sentences, as the run had them; none where its catalogue has no such vectors."""
+    from pipeline.content import vector_encoders
+    from trainer.content_encoders import load_encoders
+
+    return vector_encoders(load_encoders(catalogue))
 
 
 def _transform_settings(run: Path) -> "TransformConfig":

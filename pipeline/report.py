@@ -22,6 +22,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 STEPS = (
     "transform",
     "validate",
+    "embed-content",
     "train-retrieval",
     "train-ranker",
     "train-head",

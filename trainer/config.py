@@ -292,3 +292,30 @@ class ExportConfig:
     explanation_steps: Positive = 32
     # Held-out shoppers whose embeddings measure index recall.
     recall_queries: Positive = 1_000
+
+
+@dataclass(frozen=True, config=STRICT)
+class ContentConfig:
+    """Vectors of pictures and sentences that the catalogue carries (feature kind VECTOR)."""
+
+    # A pre-trained backbone in place of the one trained here: a SavedModel folder (as TF Hub's) or a .keras file that
+    # maps float pixels [B, image_height, image_width, 3] in [0, 1] to [B, d]. It is run, never trained.
+    image_encoder: str | None = None
+    # A pre-trained sentence encoder, a SavedModel folder that maps strings [B] to [B, d]: titles get a vector more.
+    text_encoder: str | None = None
+    image_height: Annotated[int, Field(ge=16)] = 64
+    image_width: Annotated[int, Field(ge=16)] = 48
+    # Numbers of a picture's vector where the encoder is trained here.
+    image_dim: Positive = 64
+    # Products with a picture that the encoder learns from at most, drawn by a hash; bounds time and memory.
+    products: Positive = 50_000
+    epochs: Positive = 8
+    # Epochs without a better held-out loss before the training stops.
+    patience: Positive = 3
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    # Of the cross-entropy on the leaf category, and of the contrast between picture and title.
+    category_weight: Annotated[float, Field(ge=0)] = 1.0
+    contrast_weight: Annotated[float, Field(ge=0)] = 0.5
+    seed: Count = 1

@@ -18,6 +18,7 @@ from trainer.baselines import choose_recent_popularity
 from trainer.candidate_features import product_facts
 from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig
+from trainer.content_encoders import load_encoders
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
 from trainer.hash_order import hash_order
@@ -36,7 +37,7 @@ from trainer.string_tables import write_asset
 from trainer.style import style_classes
 from trainer.warmup import Request, write_warmup
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
-from transform.tables import EVENT_TYPES, FIRST, IMPRESSION, PADDING, SEARCH
+from transform.tables import BEHAVIOUR, EVENT_TYPES, FIRST, IMPRESSION, PADDING, SEARCH
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,14 @@ def export(
         recommender = _recommender(world, vectors, index, files, prior, lists)
         lists_report["examples"] = _examples(recommender, catalogue)
         _save(recommender, recommender.functions, output / RECOMMENDER)
-        encoder = ItemEncoderModule(world.retrieval, catalogue.schema, catalogue.id_rows, files)
+        encoder = ItemEncoderModule(
+            world.retrieval,
+            catalogue.schema,
+            catalogue.id_rows,
+            files,
+            load_encoders(transform_dir),
+            catalogue.features.get(BEHAVIOUR),
+        )
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
     count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world, recommender.functions))
     count += write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
@@ -442,6 +450,7 @@ def _item_encoder_requests(world: _World) -> Iterator[Request]:
                 "brand": np.full([batch], "", dtype=object),
                 "attributes": np.full([batch, width], "", dtype=object),
                 "price": catalogue.prices[chosen],
+                "image": np.array([catalogue.images[row] for row in chosen], dtype=object),
                 "item_id": catalogue.item_ids[chosen],
             },
         )

@@ -8,12 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
+from trainer.content_encoders import ContentEncoder
 from trainer.retrieval import RetrievalModel
 from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable
 from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
 from transform.feature_schema import TEXT_CHARACTERS, TOKEN_PATTERN, TOKEN_REWRITES
-from transform.tables import CATEGORY_SEPARATOR, PADDING, UNKNOWN
+from transform.tables import BEHAVIOUR, CATEGORY_SEPARATOR, PADDING, UNKNOWN
 
 # Width of an input of several values that the models do not read.
 _UNREAD_WIDTH = 1
@@ -23,10 +24,11 @@ class ItemEncoderModule(tf.Module):
     """One signature, serving_default: content of products → embedding float32 [B, D], of norm 1.
 
     Inputs, all but the title optional: title, description, category ("A > B > C"), brand string [B]; attributes
-    string [B, A] ("name=value", "" where there are fewer); price float32 [B], NaN or 0 where unknown; item_id string
-    [B]. Of a text the first TEXT_CHARACTERS are read. A product id that the catalogue knows adds what was learnt about
-    that product; without one, content alone places the product. An input that the models have no feature for is
-    accepted and not read.
+    string [B, A] ("name=value", "" where there are fewer); price float32 [B], NaN or 0 where unknown; image string [B],
+    the bytes of a PNG or JPEG, "" where there is none (what cannot be read counts as none); item_id string [B]. Of a
+    text the first TEXT_CHARACTERS are read. A product id that the catalogue knows adds what was learnt about that
+    product; without one, content alone places the product. An input that the models have no feature for is accepted
+    and not read. The encoders of pictures and sentences are part of the graph.
     """
 
     def __init__(
@@ -35,15 +37,30 @@ class ItemEncoderModule(tf.Module):
         schema: FeatureSchema,
         id_rows: np.ndarray,
         assets: Mapping[str, Path],
+        encoders: Mapping[str, ContentEncoder] | None = None,
+        behaviour: np.ndarray | None = None,
     ) -> None:
         """Args:
         retrieval: the trained model.
         schema: of the features that it reads.
         id_rows: int32 [V] id-embedding row of each catalogue row.
         assets: vocabulary file name → its asset; `item_ids.txt` and those of the schema.
+        encoders: of the schema's VECTOR features but behaviour, by name.
+        behaviour: float32 [V, length], where the schema has it: known of products that the catalogue knows.
+
+        Raises:
+            ValueError: a VECTOR feature has no encoder, or behaviour no table.
         """
         super().__init__(name="item_encoder")
         self.features = {feature.name: feature for feature in schema.item}
+        self.encoders = dict(encoders or {})
+        self.behaviour = None if behaviour is None else tf.Variable(behaviour, trainable=False, name=BEHAVIOUR)
+        made = {*self.encoders, *([] if behaviour is None else [BEHAVIOUR])}
+        lacking = [
+            name for name, feature in self.features.items() if feature.kind == Feature.VECTOR and name not in made
+        ]
+        if lacking:
+            raise ValueError(f"each VECTOR feature needs an encoder, received none for {', '.join(lacking)}.")
         self.rows_by_id = IdTable(assets["item_ids.txt"])
         self.id_rows = tf.Variable(id_rows, trainable=False, name="id_rows")
         self.tables = {
@@ -57,6 +74,7 @@ class ItemEncoderModule(tf.Module):
             "brand": tf.constant("", shape=[1]),
             "attributes": tf.constant("", shape=[1, width]),
             "price": tf.constant(math.nan, shape=[1]),
+            "image": tf.constant("", shape=[1]),
             "item_id": tf.constant("", shape=[1]),
         }
         self.functions = {
@@ -69,14 +87,27 @@ class ItemEncoderModule(tf.Module):
         raw = whole_batch(optional, tf.shape(title)[0]) | {"title": title}
         rows = self.rows_by_id(raw["item_id"])
         id_rows = tf.gather(self.id_rows, tf.where(rows == PADDING, UNKNOWN, rows))
-        features = {name: self._read(feature, raw[name]) for name, feature in self.features.items()}
+        features = {
+            name: self._read(feature, raw[self._input(name)])
+            for name, feature in self.features.items()
+            if name != BEHAVIOUR
+        }
+        if self.behaviour is not None:
+            # The reserved rows know none.
+            features[BEHAVIOUR] = tf.gather(self.behaviour, rows)
         model = self._model.value
         return {"embedding": model.project_items(model.item_encoder.encode(features, id_rows))}
+
+    def _input(self, feature: str) -> str:
+        """The input that a feature is made from."""
+        return self.encoders[feature].description.column if feature in self.encoders else feature
 
     def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor | Texts:
         """What the model takes for a feature of B products."""
         if feature.kind == Feature.NUMERIC:
             return normalised(values, feature.mean, feature.stddev)
+        if feature.kind == Feature.VECTOR:
+            return self.encoders[feature.name](values)
         if feature.kind == Feature.TEXT:
             words = tokens(values, feature.length)
             flat, buckets = tf.reshape(words, [-1]), self._model.value.item_encoder.texts[feature.name].ngram_buckets

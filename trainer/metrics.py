@@ -157,7 +157,7 @@ def content_vectors(catalogue: Catalogue) -> sparse.csr_matrix | None:
     """
     parts = []
     for feature in catalogue.schema.item:
-        if feature.kind != Feature.NUMERIC:
+        if feature.kind not in (Feature.NUMERIC, Feature.VECTOR):
             ids = catalogue.features[feature.name]
             rows, columns = np.nonzero(ids >= FIRST)
             shape = (catalogue.size, int(ids.max(initial=0)) + 1)

@@ -1,8 +1,9 @@
 """The catalogue with products added, changed and withdrawn, written as the transform writes it; nothing is fitted."""
 
 import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow.core.example.example_pb2 import Example
 
-from protos.feature_schema_pb2 import FeatureSchema
+from protos.feature_schema_pb2 import Feature, FeatureSchema
 from transform.beam_transform import DEAD_LETTERS, SAMPLES, check_report
+from transform.catalogue_vectors import VectorEncoder, raw_content, vector_column
 from transform.checks import DataError
 from transform.content_faults import LACKS
 from transform.feature_schema import (
@@ -77,7 +79,9 @@ def read_products(
     return products, report
 
 
-def refresh_catalogue(base: Path, products: pa.Table, output: Path, now: int) -> Refreshed:
+def refresh_catalogue(
+    base: Path, products: pa.Table, output: Path, now: int, encoders: Mapping[str, VectorEncoder] | None = None
+) -> Refreshed:
     """Writes to `output` what the transform would have: the catalogue of `base` with `products` in it.
 
     Vocabularies, moments and sequences are those of `base`, as hard links. A product keeps its catalogue row and its
@@ -89,6 +93,7 @@ def refresh_catalogue(base: Path, products: pa.Table, output: Path, now: int) ->
         products: canonical columns; each id once.
         output: an empty folder.
         now: seconds; when a new product that does not tell its `created_at` became known.
+        encoders: of the VECTOR features of `base`, by name; they read the content that is new or changed.
 
     Raises:
         DataError: a file of `base` is damaged.
@@ -105,7 +110,8 @@ def refresh_catalogue(base: Path, products: pa.Table, output: Path, now: int) ->
     _link_what_stays(base, output)
     write_vocabulary(output / VOCABULARY_FOLDER / ITEM_IDS_FILE, item_ids.to_pylist())
     write_schema(output, schema)
-    return _write_items(base, products, output, schema, len(known), now)
+    merge = _Merge(ItemContent(output, schema), schema, now, encoders or {})
+    return _write_items(base, products, output, schema, len(known), merge)
 
 
 def _link_what_stays(base: Path, output: Path) -> None:
@@ -119,12 +125,11 @@ def _link_what_stays(base: Path, output: Path) -> None:
 
 
 def _write_items(
-    base: Path, products: pa.Table, output: Path, schema: FeatureSchema, known: int, now: int
+    base: Path, products: pa.Table, output: Path, schema: FeatureSchema, known: int, merge: "_Merge"
 ) -> Refreshed:
     """Every shard: linked where no product of it is named, else written anew; `known` products are in `base`."""
     count = schema.catalogue_size - FIRST
     shards, base_shards = -(-count // ITEMS_PER_SHARD), -(-known // ITEMS_PER_SHARD)
-    merge = _Merge(ItemContent(output, schema), schema.has_timestamps, now)
     shard_of = (products["catalogue_row"].to_numpy() - FIRST) // ITEMS_PER_SHARD
     for number in range(shards):
         old = base / items_file(number, base_shards)
@@ -144,10 +149,15 @@ def _write_items(
 class _Merge:
     """Records of the catalogue with those of named products in their places; counts what that changes."""
 
-    def __init__(self, content: ItemContent, has_clock: bool, now: int) -> None:
+    def __init__(
+        self, content: ItemContent, schema: FeatureSchema, now: int, encoders: Mapping[str, VectorEncoder]
+    ) -> None:
         """Without a clock a product's times are of no use, and `now` is not told."""
         self._content = content
-        self._known_now = now if has_clock else 0
+        self._known_now = now if schema.has_timestamps else 0
+        self._encoders = {
+            feature.name: encoders[feature.name] for feature in schema.item if feature.kind == Feature.VECTOR
+        }
         self._refreshed = Refreshed()
         self._digest = hashlib.sha256()
 
@@ -168,6 +178,7 @@ class _Merge:
         old = [Example.FromString(records[place]) if place < len(records) else Example() for place in places]
         keys = self._keys(named, old)
         columns = keys.columns() | self._kept(self._content.columns(named), named, old)
+        columns |= self._vectors(columns, old)
         result = list(records)
         for place, before, record in zip(places, old, encode_examples(columns), strict=True):
             if place >= len(records):
@@ -207,6 +218,23 @@ class _Merge:
             name: column if source_column(name) in named.column_names else _column(old, name, column)
             for name, column in columns.items()
         }
+
+    def _vectors(self, columns: dict[str, Column], old: Sequence[Example]) -> dict[str, Column]:
+        """Vectors of what is new; of content that is the same, the same vectors to the bit."""
+        found = {}
+        for name, encoder in self._encoders.items():
+            column = columns[encoder.column]
+            content = [b"".join(column.values[start:end]) for start, end in itertools.pairwise(column.offsets.tolist())]
+            vectors = np.full([len(old), encoder.length], np.nan, np.float32)
+            for place, example in enumerate(old):
+                if kept := _values(example, f"{name}_vector", "float_list"):
+                    vectors[place] = kept
+            changed = [
+                place for place, example in enumerate(old) if content[place] != raw_content(example, encoder.column)
+            ]
+            vectors[changed] = encoder.vectors([content[place] for place in changed])
+            found[f"{name}_vector"] = vector_column(vectors)
+        return found
 
     def _count_change(self, before: Example, after: Example) -> None:
         was, now = (_integers([example], "available", 1)[0] for example in (before, after))

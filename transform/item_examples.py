@@ -71,6 +71,9 @@ class ItemContent:
         offsets = np.concatenate([[0], np.cumsum(present)])
         columns["price_raw"] = Column(prices[present], offsets)
         for feature in self._schema.item:
+            if feature.kind == Feature.VECTOR:
+                # Encoders make it, of which the transform knows nothing (transform/catalogue_vectors.py).
+                continue
             if feature.kind == Feature.NUMERIC:
                 columns[feature.name] = Column(normalised_price(prices[present], feature.mean, feature.stddev), offsets)
             else:

@@ -117,6 +117,7 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
     for command in (
         "transform",
         "validate",
+        "embed-content",
         "train-retrieval",
         "train-ranker",
         "train-head",

@@ -3,19 +3,23 @@
 import math
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+import tf_keras
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from tests.trainer.exported import ServedModel
+from tests.trainer.pictures import BLUE, RED, file_of, plain
 from tests.trainer.worlds import checkerboard_catalogue
-from trainer.config import RetrievalConfig
+from trainer.config import ContentConfig, RetrievalConfig
+from trainer.content_encoders import ContentEncoder, load_encoders, save_image_encoder
 from trainer.data import Catalogue, Words
 from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, normalised, tokens
 from trainer.retrieval import RetrievalModel
@@ -53,6 +57,7 @@ SCHEMA = FeatureSchema(
         feature("price", Feature.NUMERIC),
         feature("title", Feature.TEXT, LENGTH),
         feature("description", Feature.TEXT, LENGTH),
+        feature("image", Feature.VECTOR, 3),
     ],
     catalogue_size=5,
     id_embedding_size=4,
@@ -70,10 +75,21 @@ PRICES = [9.99, math.nan, 0.01]
 
 CUT = [text[:TEXT_CHARACTERS] for text in DESCRIPTIONS]
 SOFT = {"description": ["soft leather"]}
+IMAGES = [file_of(plain(RED)), b"", file_of(plain(BLUE), "JPEG")]
 
 
-def read_by_the_transform() -> dict[str, np.ndarray]:
-    """Features of all rows, as the transform's own functions make them."""
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ContentEncoder]:
+    """Of pictures: a network of one convolution."""
+    folder = tmp_path_factory.mktemp("content")
+    layers = [tf_keras.layers.Conv2D(3, 5, input_shape=(16, 16, 3)), tf_keras.layers.GlobalMaxPooling2D()]
+    network = tf_keras.Sequential(layers)
+    save_image_encoder(folder, network, [network], "a test", ContentConfig(image_height=16, image_width=16))
+    return load_encoders(folder)
+
+
+def read_by_the_transform(encoders: dict[str, ContentEncoder]) -> dict[str, np.ndarray]:
+    """Features of all rows, as the transform's own functions and the batch encoder make them."""
 
     def ids(name: str, lists: pa.ListArray, length: int) -> np.ndarray:
         column = vocabularies.content_ids(lists, pa.array(WORDS[name]), length)
@@ -93,11 +109,12 @@ def read_by_the_transform() -> dict[str, np.ndarray]:
         "price": prices,
         "title": ids("title", tokenize(pa.array(TITLES)), LENGTH),
         "description": ids("description", tokenize(pa.array(CUT)), LENGTH),
+        "image": np.concatenate([np.full([2, 3], np.nan, np.float32), encoders["image"].vectors(IMAGES)]),
     }
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
+def catalogue(encoders: dict[str, ContentEncoder]) -> Catalogue:
     none = np.zeros(5, np.int64)
     empty = np.full(5, "", object)
     titles, descriptions = (np.array(["", "", *texts], dtype=object) for texts in (TITLES, CUT))
@@ -106,14 +123,14 @@ def catalogue() -> Catalogue:
         item_ids=np.array(["", "\x01", "a", "b", "c"], dtype=object),
         # Product c is too rare for an embedding of its own.
         id_rows=np.array([0, 1, 2, 3, 1], np.int32),
-        features=read_by_the_transform(),
+        features=read_by_the_transform(encoders),
         train_counts=none,
         known_from=none,
         available=np.array([False, False, True, True, True]),
         titles=titles,
         categories=empty,
         prices=np.full(5, np.nan, np.float32),
-        images=[b""] * 5,
+        images=[b"", b"", *IMAGES],
         words={
             name: Words.of(texts, ("", "\x01", *WORDS[name]), LENGTH)
             for name, texts in (("title", titles), ("description", descriptions))
@@ -131,13 +148,25 @@ def model(catalogue: Catalogue) -> RetrievalModel:
 
 
 @pytest.fixture(scope="module")
-def served(catalogue: Catalogue, model: RetrievalModel, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    folder = tmp_path_factory.mktemp("encoder")
-    assets = {}
+def assets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("vocabularies")
+    files = {}
     for name, words in (WORDS | {"item_ids": ["a", "b", "c"]}).items():
         write_vocabulary(folder / f"{name}.txt", words)
-        assets[f"{name}.txt"] = write_asset(folder / f"{name}.txt", folder / "assets")
-    module = ItemEncoderModule(model, SCHEMA, catalogue.id_rows, assets)
+        files[f"{name}.txt"] = write_asset(folder / f"{name}.txt", folder / "assets")
+    return files
+
+
+@pytest.fixture(scope="module")
+def served(
+    catalogue: Catalogue,
+    model: RetrievalModel,
+    encoders: dict[str, ContentEncoder],
+    assets: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ServedModel:
+    folder = tmp_path_factory.mktemp("encoder")
+    module = ItemEncoderModule(model, SCHEMA, catalogue.id_rows, assets, encoders)
     tf.saved_model.save(module, str(folder / "model"), signatures=module.functions)
     return ServedModel(folder / "model")
 
@@ -151,6 +180,7 @@ def raw_content() -> dict[str, object]:
         "brand": BRANDS,
         "attributes": attributes,
         "price": PRICES,
+        "image": IMAGES,
     }
 
 
@@ -185,6 +215,18 @@ def test_title_alone_is_enough(served: ServedModel) -> None:
     embedding = served("serving_default", title=["red shoe", "größe 42"])["embedding"]
     assert embedding.shape == (2, DIM)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+def test_a_picture_moves_a_product_and_an_unreadable_one_does_not(served: ServedModel) -> None:
+    title = ["red shoe"] * 3
+    red, none, broken = served("serving_default", title=title, image=[IMAGES[0], b"", IMAGES[0][:40]])["embedding"]
+    assert np.abs(red - none).max() > 1e-3
+    np.testing.assert_array_equal(broken, none)
+
+
+def test_a_feature_without_its_encoder_is_an_error(model: RetrievalModel, catalogue: Catalogue) -> None:
+    with pytest.raises(ValueError, match="each VECTOR feature needs an encoder, received none for image"):
+        ItemEncoderModule(model, SCHEMA, catalogue.id_rows, {})
 
 
 @pytest.mark.parametrize("price", [math.nan, math.inf, -1.0, 0.0])
@@ -295,3 +337,25 @@ def test_graph_normalises_prices_as_the_transform_does(prices: list[float]) -> N
     values = np.array(prices, np.float32)
     made = normalised(tf.constant(values), 2.0, 0.5).numpy()[:, 0]
     np.testing.assert_allclose(made, vocabularies.normalised_price(values, 2.0, 0.5), rtol=1e-6)
+
+
+def test_behaviour_is_known_of_the_products_that_the_catalogue_knows(
+    catalogue: Catalogue, encoders: dict[str, ContentEncoder], assets: dict[str, Path]
+) -> None:
+    schema = FeatureSchema()
+    schema.CopyFrom(SCHEMA)
+    schema.item.append(Feature(name="behaviour", kind=Feature.VECTOR, length=5))
+    behaviour = np.random.default_rng(2).normal(size=(5, 5)).astype(np.float32)
+    behaviour[:2] = np.nan
+    shop = replace(catalogue, schema=schema, features={**catalogue.features, "behaviour": behaviour})
+    model = RetrievalModel(shop, RetrievalConfig(dim=8, heads=1, history_length=4))
+    for weight in model.trainable_variables:
+        weight.assign_add(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.3))
+    module = ItemEncoderModule(model, schema, shop.id_rows, assets, encoders, behaviour)
+    raw = {name: tf.constant(values) for name, values in raw_content().items()}
+    known = module.encode(**raw, item_id=tf.constant(["a", "b", "c"]))["embedding"]
+    np.testing.assert_allclose(known, model.candidate_embeddings(tf.range(2, 5)), atol=1e-5)
+    unknown = module.encode(**raw, item_id=tf.constant(["", "x", "y"]))["embedding"]
+    features = model.products.features(tf.range(2, 5)) | {"behaviour": tf.fill([3, 5], np.nan)}
+    expected = model.project_items(model.item_encoder.encode(features, tf.ones([3], tf.int32)))
+    np.testing.assert_allclose(unknown, expected, atol=1e-5)
