@@ -112,7 +112,8 @@ def _bad_pictures(pictures: pa.ChunkedArray, limits: PictureLimits) -> tuple[np.
     """Unreadable and giant ones, bool [N] each; empty bytes are no picture at all."""
     unreadable, giant = np.zeros((2, len(pictures)), bool)
     for place, picture in enumerate(pictures):
-        data = memoryview(picture.as_buffer()) if picture.is_valid else b""
+        # Arrow's buffers call their bytes signed.
+        data = memoryview(picture.as_buffer()).cast("B") if picture.is_valid else b""
         if not len(data):
             continue
         size = picture_size(data)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.pictures import BLUE, file_of, plain
 from tests.transform.small_tables import PNG, config, event, examples, table, write
 from transform.beam_transform import run_transform
 from transform.catalogue_refresh import read_products, refresh_catalogue
@@ -59,6 +60,11 @@ def test_a_fault_is_counted_by_its_name(change: dict[str, Any], faults: set[str]
 
 def test_a_product_without_fault_is_as_it_was() -> None:
     rows = table("items", [GOOD])
+    assert clean_content(rows, LIMITS) == (rows, {})
+
+
+def test_a_jpeg_is_as_good_a_picture_as_a_png() -> None:
+    rows = table("items", [GOOD | {"image": file_of(plain(BLUE), "JPEG")}])
     assert clean_content(rows, LIMITS) == (rows, {})
 
 
