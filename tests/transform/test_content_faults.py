@@ -65,7 +65,7 @@ def test_a_product_without_fault_is_as_it_was() -> None:
 
 def test_a_jpeg_is_as_good_a_picture_as_a_png() -> None:
     rows = table("items", [GOOD | {"image": file_of(plain(BLUE), "JPEG")}])
-    assert clean_content(rows, LIMITS) == (rows, {})
+    assert clean_content(rows, PictureLimits()) == (rows, {})
 
 
 def test_a_picture_of_too_many_bytes_is_left_out() -> None:
