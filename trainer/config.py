@@ -33,6 +33,10 @@ class TrainingConfig:
     learning_rate_decay: Decay = "constant"
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    # Staged fine-tuning of what was trained before (warm_start, transfer): so many epochs the tables that read content
+    # (words, n-grams, values) stay as they are, and afterwards move by this share of what the optimizer asks for.
+    frozen_encoder_epochs: Count = 0
+    encoder_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     # Longest gradient, as the global norm over all weights; a longer one is shortened to it. 0 = no limit.
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
     # Validated, kept and exported are exponential moving averages of the weights with this decay; 0 = the weights.

@@ -110,6 +110,11 @@ class ItemEncoder(tf_keras.layers.Layer):
             present.append(there & ~hidden if name == BEHAVIOUR else there)
         return self.fusion(tf.stack(vectors, axis=1), tf.stack(present, axis=1)) * product
 
+    def content_tables(self) -> list[tf.Variable]:
+        """What reads words, n-grams and values, and could have been learned elsewhere."""
+        words = [weight for text in self.texts.values() for weight in text.weights]
+        return words + list(self.feature_embeddings.values())
+
     def adapt(self, features: Mapping[str, np.ndarray]) -> None:
         """Takes the means of categories from products, as `Catalogue.features` holds them; before training."""
         for name, means in self.class_means.items():

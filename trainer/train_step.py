@@ -9,6 +9,7 @@ import tf_keras
 
 from trainer.config import TrainingConfig
 from trainer.schedule import WarmUpDecay
+from trainer.staged_encoders import StagedEncoders
 from trainer.weight_average import WeightAverage
 
 Tensors = dict[str, tf.Tensor]
@@ -40,6 +41,7 @@ class TrainStep:
         self.replicas: int = self.strategy.num_replicas_in_sync
         with self.strategy.scope():
             self.optimizer = _optimizer(model, config, total_steps)
+        self.staged = StagedEncoders(model, config, total_steps)
         self.average = WeightAverage(model.trainable_variables, config.ema_decay, self.strategy)
         # XLA compiles for one device: with several, each one's part is compiled and the sum between them is not. A TPU
         # compiles by itself.
@@ -88,7 +90,9 @@ class TrainStep:
         return self.config.precision == "mixed_float16"
 
     def _step(self, placed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        before = self.staged.values()
         loss, norm = self.strategy.run(self._replica_step, args=(placed,))
+        self.staged.restrain(before, self.optimizer.iterations - 1)
         self.average.update(self.optimizer.iterations - 1)
         if self.replicas == 1:
             return loss, norm
