@@ -163,7 +163,7 @@ def test_vectors_of_other_products_are_the_same_to_the_last_bit(live: Live, tabl
 
 
 def test_what_is_popular_stays_popular(live: Live) -> None:
-    before, after = live.exported(1, "prior"), live.exported(2, "prior")
+    before, after = live.exported(1, "prior/scores"), live.exported(2, "prior/scores")
     np.testing.assert_array_equal(after[: len(before)], before)
     assert after[len(before) :].max() <= before[FIRST:].min()
 

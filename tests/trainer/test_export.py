@@ -699,6 +699,7 @@ def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
         "exclusions": X,
         "explained": E,
         "exclude_history": False,
+        "new": 2,
     }
     assert metadata["custom_ops"] == ["Scann"]
 

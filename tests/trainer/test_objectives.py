@@ -107,5 +107,5 @@ def test_a_masked_slot_looks_to_both_sides_and_never_at_what_it_hides() -> None:
 
     assert loss(6) != loss(6, last=8)
     # Of the products that may be the answer all probabilities sum to 1; those shown beside it are no rivals.
-    total = sum(np.exp(-loss(row)) for row in range(2, ranker.products.size) if row not in (5, 7, 9))
+    total = sum(np.exp(-loss(row)) for row in ranker.products.trained_rows[2:].tolist() if row not in (5, 7, 9))
     np.testing.assert_allclose(total, 1, rtol=1e-4)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tests.trainer.worlds import START, checkerboard_catalogue
 from trainer.config import RankerConfig
 from trainer.ranker import Ranker
+from transform.tables import FIRST
 
 CATALOGUE = checkerboard_catalogue()
 CONFIG = RankerConfig(dim=8, history_length=8, blocks=2, heads=2)
@@ -101,7 +102,8 @@ def test_sampled_loss_approximates_the_full_one() -> None:
     sampled = Ranker(CATALOGUE, RankerConfig(dim=8, history_length=8, blocks=2, heads=2, full_softmax_limit=1))
     full.repeat_weights.distance_bias.assign(np.linspace(2, -2, 8))
     sampled.set_weights(full.get_weights())
-    negatives = np.repeat(np.arange(2, CATALOGUE.size, dtype=np.int32), 2)
+    # The two new products are rivals of nothing.
+    negatives = np.repeat(CATALOGUE.trained_rows[FIRST:], 2)
     inputs = {
         **make_batch([5, 7, 9, 7], [4, 6]),
         "targets": tf.constant([[0] * 4 + [7, 9, 7, 5], [0] * 6 + [6, 4]]),
