@@ -46,7 +46,8 @@ def test_a_divided_table_learns_the_checkerboard(outcomes: dict[str, np.ndarray]
     "options",
     [
         {"loss": LossConfig(name="sampled_softmax", negatives=16)},
-        {"loss": LossConfig(name="gbce", negatives=16)},
+        # Eight numbers are few for gates: from one seed of two this loss does not get out of where it starts.
+        {"loss": LossConfig(name="gbce", negatives=16), "fusion": "concatenation"},
         {"loss": LossConfig(name="bce", negatives=16, negative_sampling="uniform"), "repeats": "excluded"},
         {"loss": LossConfig(name="bpr", negatives=16, negative_sampling="in_batch")},
         {"loss": LossConfig(temperature=0.5, popularity_penalty=0.1)},
