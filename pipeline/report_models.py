@@ -277,6 +277,7 @@ def cold_start_tables(cold_start: Mapping[str, Any]) -> list[Table]:
     tables = []
     rolling = cold_start.get("rolling_next") or {}
     for asked, found in ((", at the cut-off", cold_start), (", each time one was chosen", rolling)):
+        tables += _product_tables(f"Products met in training{asked}", found.get("known_products") or {})
         tables += _product_tables(f"Products nobody had met in training{asked}", found.get("new_products") or {})
         rare = found.get("rare_products") or {}
         tables += _product_tables(f"Products with fewer than {rare.get('below')} interactions in training{asked}", rare)

@@ -14,19 +14,21 @@ from trainer.rank_systems import TWO_STAGE, Protocol
 from trainer.segments import NDCG, RECALL, part_metrics
 from transform.tables import FIRST
 
-NEW, RARE, LISTED_LATER, OTHER_CATEGORY = "new_products", "rare_products", "listed_later", "unvisited_categories"
+KNOWN, NEW, RARE = "known_products", "new_products", "rare_products"
+LISTED_LATER, OTHER_CATEGORY = "listed_later", "unvisited_categories"
 # Interactions in training below which a product is rare: its id has hardly been learned, its content must place it.
 RARE_BELOW = 5
 
 
 def product_groups(catalogue: Catalogue, cut_off: int | None) -> dict[str, np.ndarray]:
-    """Products that training knows little or nothing of: name → bool [V].
+    """Products by what training knows of them: name → bool [V].
 
-    "new_products": nobody met them in the training span. "rare_products": fewer than RARE_BELOW interactions there.
+    "known_products": met in the training span, for comparison. "new_products": nobody met them there. "rare_products": fewer than RARE_BELOW interactions.
     "listed_later": known from `cut_off` (seconds) on, so that neither training nor validation can have met them; only
     where there is a cut-off.
     """
-    groups = {NEW: catalogue.train_counts == 0, RARE: catalogue.train_counts < RARE_BELOW}
+    counts = catalogue.train_counts
+    groups = {KNOWN: counts > 0, NEW: counts == 0, RARE: counts < RARE_BELOW}
     if cut_off is not None:
         groups[LISTED_LATER] = catalogue.known_from >= cut_off
     for group in groups.values():
