@@ -23,9 +23,9 @@ RARE_BELOW = 5
 def product_groups(catalogue: Catalogue, cut_off: int | None) -> dict[str, np.ndarray]:
     """Products by what training knows of them: name → bool [V].
 
-    "known_products": met in the training span, for comparison. "new_products": nobody met them there. "rare_products": fewer than RARE_BELOW interactions.
-    "listed_later": known from `cut_off` (seconds) on, so that neither training nor validation can have met them; only
-    where there is a cut-off.
+    "known_products": met in the training span, for comparison. "new_products": nobody met them there.
+    "rare_products": fewer than RARE_BELOW interactions. "listed_later": known from `cut_off` (seconds) on, so that
+    neither training nor validation can have met them; only where there is a cut-off.
     """
     counts = catalogue.train_counts
     groups = {KNOWN: counts > 0, NEW: counts == 0, RARE: counts < RARE_BELOW}
