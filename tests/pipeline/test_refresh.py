@@ -37,7 +37,7 @@ def write_transform(folder: Path, item_ids: list[str]) -> None:
     schema = FeatureSchema(catalogue_size=FIRST + len(item_ids), id_embedding_size=2, has_timestamps=True)
     write_schema(folder, schema)
     ones = np.ones(len(item_ids), np.int64)
-    keys = ItemKeys(pa.array(item_ids), FIRST + np.arange(len(item_ids)), ones, ones, ones, ones)
+    keys = ItemKeys(pa.array(item_ids), FIRST + np.arange(len(item_ids)), *([ones] * 6))
     content = ItemContent(folder, schema).columns(pa.table({"item_id": item_ids}))
     write_tfrecords(str(folder / items_file(0, 1)), encode_examples(keys.columns() | content))
 
