@@ -16,6 +16,9 @@ from trainer.model_files import load_weights, read_description, save_model
 KIND = "head"
 # Of the features: which candidates training never met.
 UNMET = "unmet"
+_AGE = "log_days_known"
+# Unmet candidates in the lists that a head is fitted to, from which it learns what their age says.
+_ENOUGH_UNMET = 1_000
 # What a learned combination starts from: the spread of the retrieval's scores counts this much of the ranker's.
 _FIRST_RETRIEVAL_WEIGHT = 0.3
 # Standard deviations from the mean at which a feature is cut, so that a strange request stays near what was learned.
@@ -61,7 +64,7 @@ class CandidateHead(tf_keras.Model):
             features["candidate"] = _stacked(self.candidate_groups, candidates)
         if self.shopper_groups:
             features["shopper"] = _stacked(self.shopper_groups, candidates)
-        if self.config.new_product_tolerance:
+        if self.config.new_product_tolerance or _AGE in self.candidate_names:
             features[UNMET] = unmet(candidates)
         batch = candidates.batch
         ids = {name: batch[f"context_{name}"] for name in self.context_sizes if name != "hour"}
@@ -89,7 +92,7 @@ class CandidateHead(tf_keras.Model):
             scores += self.score_weights[1] * retrieval_scores / self.score_scales[1]
         if not self.candidate_groups:
             return scores
-        candidate = _standardised(features["candidate"], self.candidate_moments)
+        candidate = _standardised(self._known(features), self.candidate_moments)
         hidden = tf.einsum("bcf,fh->bch", candidate, self.candidate_kernel) + self.hidden_bias
         if self.shopper_groups:
             shopper = _standardised(features["shopper"], self.shopper_moments)
@@ -123,8 +126,23 @@ class CandidateHead(tf_keras.Model):
         self.score_scales.assign([_spread_in_list(scores, valid) for scores in (ranker_scores, retrieval_scores)])
         if self.candidate_groups:
             self.candidate_moments.assign(_moments(features["candidate"][valid]))
+        if _AGE in self.candidate_names:
+            self.knows_unmet.assign(float((features[UNMET] * valid).sum() >= _ENOUGH_UNMET))
         if self.shopper_groups:
             self.shopper_moments.assign(_moments(features["shopper"]))
+
+    def _known(self, features: Features) -> tf.Tensor:
+        """Features of candidates [B, C, F], the age of unmet products unknown to a head that met too few of them.
+
+        At a cut-off nothing young is without clicks, and what is young sells: a head that learned this there would put
+        every product that came later before all others.
+        """
+        values = features["candidate"]
+        if _AGE not in self.candidate_names:
+            return values
+        unknown = (features[UNMET] > 0) & (self.knows_unmet == 0)
+        column = np.array(self.candidate_names) == _AGE
+        return tf.where(unknown[..., tf.newaxis] & column, np.nan, values)
 
     def _parts(self) -> tuple[Part, ...]:
         filled = {group.part for group in (*self.candidate_groups, *self.shopper_groups)} | {"retrieval"}
@@ -143,6 +161,8 @@ class CandidateHead(tf_keras.Model):
             return
         self.candidate_moments = self._moments_weight("candidate_moments", width)
         self.candidate_kernel = self.add_weight("candidate_kernel", (width, hidden), initializer="glorot_uniform")
+        if _AGE in self.candidate_names:
+            self.knows_unmet = self.add_weight("knows_unmet", (), initializer="zeros", trainable=False)
         self.linear_kernel = self.add_weight("linear_kernel", (width,), initializer="zeros")
         self.output_kernel = self.add_weight("output_kernel", (hidden,), initializer="zeros")
         self.hidden_bias = self.add_weight("hidden_bias", (hidden,), initializer="zeros")

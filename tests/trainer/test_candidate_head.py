@@ -146,3 +146,21 @@ def test_a_new_process_loads_the_same_head(tmp_path: Path) -> None:
 def test_a_folder_without_a_head_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFilesError, match=r"holds no trained head.*Run `tandem train-head` first"):
         load_head(tmp_path, CATALOGUE)
+
+
+def test_the_age_of_unmet_products_is_read_only_by_a_head_that_met_them() -> None:
+    asked = make_candidates()._replace(rows=tf.constant([[5, 24, 4], [25, 0, 0]]))
+    head = make_head("age", learned=True)
+    features = {name: tensor.numpy() for name, tensor in head.features(asked).items()}
+    valid = np.array([[True, True, True], [True, False, False]])
+    lists = {name: np.tile(values, (600, 1, 1)[: values.ndim]) for name, values in features.items()}
+    known = {}
+    for name, unmet in (("met", lists["unmet"]), ("not met", np.zeros_like(lists["unmet"]))):
+        given = lists | {"unmet": unmet}
+        head.adapt(given, np.tile(RANKER, (600, 1)), np.tile(RETRIEVAL, (600, 1)), np.tile(valid, (600, 1)))
+        # All of the checkerboard's products are equally old: told apart from an unknown age by other moments.
+        head.candidate_moments.assign([[0.0], [1.0]])
+        known[name] = head(asked, tf.constant(RANKER), tf.constant(RETRIEVAL)).numpy()
+    differ = ~np.isclose(known["met"], known["not met"], atol=1e-6)
+    # The first shopper's request has a time: the age of 24 counts where such products were met.
+    assert differ[0].tolist() == [False, True, False]
