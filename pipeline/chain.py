@@ -28,7 +28,9 @@ def _validate(config: Config, place: Place) -> None:
 def _embed_content(config: Config, place: Place) -> None:
     from pipeline.content import embed_content
 
-    earlier = step_directory(Path(config.warm_start), "embed-content") if config.warm_start else None
+    # Weights that read pictures are worth something only beside the encoder whose vectors they learned from.
+    run = config.warm_start or (config.transfer.run if config.transfer.picture else "")
+    earlier = step_directory(Path(run), "embed-content") if run else None
     pictures = "image" in config.transform.content_features
     embed_content(place.step("transform"), place.output, config.content, earlier, pictures)
 
@@ -121,7 +123,9 @@ _TRAINING = ("warm_start", "transfer", *_PROTOCOL)
 STEPS: tuple[Step, ...] = (
     Step("transform", (), ("transform",), _transform),
     Step("validate", ("transform",), ("validate",), _validate),
-    Step("embed-content", ("transform", "validate"), ("content", "warm_start"), _embed_content, resumes=True),
+    Step(
+        "embed-content", ("transform", "validate"), ("content", "warm_start", "transfer"), _embed_content, resumes=True
+    ),
     Step(
         "train-retrieval",
         ("embed-content",),

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import VERSION
 from pipeline.catalogue_map import MAP_FILE
+from pipeline.chain import STEPS
 from pipeline.report_explanation import explanation
 from pipeline.report_lists import ids_of, item_lists
 from pipeline.report_quality import quality
@@ -19,17 +20,6 @@ from pipeline.runner import RECORD, step_directory
 
 REPORT_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-STEPS = (
-    "transform",
-    "validate",
-    "embed-content",
-    "train-retrieval",
-    "train-ranker",
-    "train-head",
-    "evaluate",
-    "embedding-quality",
-    "export",
-)
 
 
 class ReportError(ValueError):
@@ -64,8 +54,8 @@ def read_results(run: Path) -> Results:
         metrics=_needed(run / "metrics.json", "tandem run"),
         statistics=_needed(step_directory(run, "transform") / "statistics.json", "tandem transform"),
         validation={path.stem: _json(path) for path in sorted(step_directory(run, "validate").glob("*.json"))},
-        histories={step: _json(step_directory(run, step) / "history.json") or [] for step in STEPS},
-        records={step: _json(step_directory(run, step) / RECORD) or {} for step in STEPS},
+        histories={step.name: _json(step_directory(run, step.name) / "history.json") or [] for step in STEPS},
+        records={step.name: _json(step_directory(run, step.name) / RECORD) or {} for step in STEPS},
         examples=examples or [],
         explanation=_json(step_directory(run, "evaluate") / "explanation.json"),
         lists=_json(step_directory(run, "export") / "lists.json"),

@@ -5,10 +5,8 @@ import tensorflow as tf
 
 from trainer.data import Catalogue, Words
 from trainer.item_encoder import Features, ItemEncoder
-from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
+from trainer.text_encoder import Texts, vocabulary_ngrams
 from transform.tables import FIRST, UNKNOWN
-
-_WORDS_AT_ONCE = 65_536
 
 
 class CatalogueEncoder:
@@ -20,10 +18,8 @@ class CatalogueEncoder:
     def __init__(self, catalogue: Catalogue, item_encoder: ItemEncoder) -> None:
         self.item_encoder = item_encoder
         self.size = catalogue.size
-        item_encoder.adapt(
-            {name: values[catalogue.trained_rows[FIRST:]] for name, values in catalogue.features.items()}
-        )
         self.trained_rows = catalogue.trained_rows
+        item_encoder.adapt({name: values[self.trained_rows[FIRST:]] for name, values in catalogue.features.items()})
         # Place of each row among those; what is not among them is read as the unknown product.
         places = np.full(catalogue.size, UNKNOWN, np.int32)
         places[self.trained_rows] = np.arange(len(self.trained_rows))
@@ -66,10 +62,5 @@ class CatalogueEncoder:
 
 
 def _texts(words: Words, buckets: int) -> Texts:
-    """Texts of a catalogue, with the n-grams of their words where the encoder reads them."""
-    ngrams = tf.zeros([len(words.strings), NGRAMS], tf.int32)
-    if buckets:
-        starts = range(0, len(words.strings), _WORDS_AT_ONCE)
-        blocks = [words.strings[start : start + _WORDS_AT_ONCE].tolist() for start in starts]
-        ngrams = tf.concat([hashed_ngrams(tf.constant(block), buckets) for block in blocks], axis=0)
-    return Texts(tf.constant(words.ids), ngrams, tf.constant(words.places))
+    """Texts of a catalogue."""
+    return Texts(tf.constant(words.ids), vocabulary_ngrams(words.strings, buckets), tf.constant(words.places))

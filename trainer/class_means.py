@@ -17,22 +17,27 @@ def class_means(categories: np.ndarray, vectors: np.ndarray, size: int) -> np.nd
     unknown ones (rows 0 and 1) that of all products.
 
     Args:
-        categories: int [N, depth] ids of the levels of each product's path, the uppermost first; 0 = none.
+        categories: int [N, depth] ids of the levels of each product's path, the uppermost first; 0 = none. A category
+            stands at one level only, below one parent.
         vectors: float32 [N, d]; lines that are not a number are left out.
         size: ids of categories, the reserved ones included.
     """
     there = ~np.isnan(vectors).any(axis=1)
     categories, vectors = categories[there], vectors[there].astype(np.float64)
+    sums, counts = np.zeros((size, vectors.shape[1])), np.zeros(size, np.int64)
+    for own in categories.T:
+        known = own >= FIRST
+        np.add.at(sums, own[known], vectors[known])
+        counts += np.bincount(own[known], minlength=size)
     overall = vectors.mean(axis=0) if len(vectors) else np.zeros(vectors.shape[1])
     means = np.tile(overall, (size, 1))
-    for level in range(categories.shape[1]):
-        own = categories[:, level]
-        for category in np.unique(own[own >= FIRST]):
-            members = own == category
-            if members.sum() >= _MINIMUM:
-                means[category] = vectors[members].mean(axis=0)
-            elif level:
-                means[category] = means[categories[members, level - 1][0]]
+    # Root first, so that a mean is there before a small category below asks for it.
+    for level, own in enumerate(categories.T):
+        found, member = np.unique(own, return_index=True)
+        if level:
+            means[found] = np.where(found[:, np.newaxis] >= FIRST, means[categories[member, level - 1]], means[found])
+        enough = found[(found >= FIRST) & (counts[found] >= _MINIMUM)]
+        means[enough] = sums[enough] / counts[enough, np.newaxis]
     return means.astype(np.float32)
 
 

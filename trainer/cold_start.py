@@ -85,7 +85,7 @@ def unvisited_category(queries: Queries, categories: np.ndarray) -> np.ndarray:
 
 def other_category_report(protocol: Protocol, catalogue: Catalogue, config: EvaluationConfig) -> dict[str, Any]:
     """Figures for products of categories that are new to their shoppers: does taste carry across categories?"""
-    _, categories = np.unique(np.where(catalogue.categories == "", "", catalogue.categories), return_inverse=True)
+    _, categories = np.unique(catalogue.categories, return_inverse=True)
     kept = unvisited_category(protocol.queries, categories)
     return {**_size(kept), **part_report(protocol, kept, config)}
 

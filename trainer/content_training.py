@@ -18,7 +18,7 @@ from trainer.errors import TrainingError
 from trainer.hash_order import hash_order
 from trainer.image_encoder import decode_pictures, make_image_encoder
 from trainer.loop import make_deterministic
-from trainer.text_encoder import TextEncoder, Texts, hashed_ngrams
+from trainer.text_encoder import TextEncoder, Texts, has_words, vocabulary_ngrams
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,13 +121,13 @@ class ContentModel(tf_keras.Model):
             loss, hits = self._category_loss(images, categories, known)
             found |= {"category_hits": hits, "category_count": tf.reduce_sum(known)}
             if texts is not None:
-                titles, worded = self.title_vectors(texts), known * _has_words(texts)
+                titles, worded = self.title_vectors(texts), known * tf.cast(has_words(texts), tf.float32)
                 together = tf.math.l2_normalize(images + titles, axis=1)
                 others = [self._category_loss(vectors, categories, worded)[0] for vectors in (titles, together)]
                 loss = (loss + others[0] + others[1]) / 3.0
             found["loss"] += self.config.category_weight * loss
         if texts is not None:
-            loss, hits, count = self._contrast(images, self.title_vectors(texts), _has_words(texts))
+            loss, hits, count = self._contrast(images, self.title_vectors(texts), tf.cast(has_words(texts), tf.float32))
             found |= {"title_hits": hits, "title_count": count}
             found["loss"] += self.config.contrast_weight * loss
         return found
@@ -186,7 +186,7 @@ class Titles:
     def __init__(self, words: Words) -> None:
         self._ids = words.ids
         self._places = words.places
-        self._ngrams = hashed_ngrams(tf.constant(words.strings.tolist()), _NGRAM_BUCKETS).numpy()
+        self._ngrams = vocabulary_ngrams(words.strings, _NGRAM_BUCKETS).numpy()
 
     def batch(self, rows: np.ndarray) -> Texts:
         """Texts of those products; the words of a batch only."""
@@ -225,7 +225,8 @@ def train_content(
     if not examples.can_teach or len(examples) < 2:
         raise TrainingError(
             f"training an encoder of pictures needs two products with two categories, or with titles; received "
-            f"{len(examples)} products, {examples.category_count} categories. Set content.pictures to false."
+            f"{len(examples)} products, {examples.category_count} categories. Leave image out of "
+            "transform.content_features."
         )
     if held_out is None:
         held_out = np.zeros(len(examples), bool)
@@ -369,11 +370,6 @@ def _best(epochs: list[ContentEpoch]) -> ContentEpoch:
 
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
-
-
-def _has_words(texts: Texts) -> tf.Tensor:
-    """float32 [N]: 1 where a text has a word."""
-    return tf.cast(tf.reduce_any(tf.gather(texts.word_ids, texts.places) > 0, axis=1), tf.float32)
 
 
 def _varied(pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ from trainer.config import ItemEncoderConfig
 from trainer.dense import dense
 from trainer.fusion import FUSIONS, Fusion
 from trainer.sharded_embedding import ShardedEmbedding, Table, gather
-from trainer.text_encoder import TextEncoder, Texts, mean_embedding
+from trainer.text_encoder import TextEncoder, Texts, has_words, mean_embedding
 from transform.tables import BEHAVIOUR, PADDING, UNKNOWN
 
 # int32 ids [N, length] (0 = absent), float32 [N, length] (NaN = absent), or texts.
@@ -128,7 +128,7 @@ class ItemEncoder(tf_keras.layers.Layer):
             values = features[name]
             if isinstance(values, Texts):
                 read = [self.texts[name](values)]
-                known = tf.reduce_any(tf.gather(values.word_ids, values.places) != PADDING, axis=1)
+                known = has_words(values)
             elif kind in _FLOATS:
                 missing = tf.math.is_nan(values)
                 read, known = [tf.where(missing, 0.0, values)], ~tf.reduce_all(missing, axis=1)

@@ -12,7 +12,7 @@ from trainer.content_encoders import ContentEncoder
 from trainer.retrieval import RetrievalModel
 from trainer.signatures import Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable
-from trainer.text_encoder import NGRAMS, Texts, hashed_ngrams
+from trainer.text_encoder import Texts, hashed_ngrams
 from transform.feature_schema import TEXT_CHARACTERS, TOKEN_PATTERN, TOKEN_REWRITES
 from transform.tables import BEHAVIOUR, CATEGORY_SEPARATOR, PADDING, UNKNOWN
 
@@ -111,9 +111,8 @@ class ItemEncoderModule(tf.Module):
         if feature.kind == Feature.TEXT:
             words = tokens(values, feature.length)
             flat, buckets = tf.reshape(words, [-1]), self._model.value.item_encoder.texts[feature.name].ngram_buckets
-            ngrams = hashed_ngrams(flat, buckets) if buckets else tf.zeros([tf.size(flat), NGRAMS], tf.int32)
             places = tf.reshape(tf.range(tf.size(flat)), tf.shape(words))
-            return Texts(self.tables[feature.name](flat), ngrams, places)
+            return Texts(self.tables[feature.name](flat), hashed_ngrams(flat, buckets), places)
         lists = _LISTS.get(feature.name, single)(values, feature.length)
         return self.tables[feature.name](lists)
 

@@ -1,14 +1,12 @@
 """The style of products: what is left of their vectors without what their category has in common."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
-from transform.tables import CATEGORY_SEPARATOR, FIRST
+from trainer.class_means import class_means
+from transform.tables import FIRST, PADDING, category_levels
 
-# A mean of fewer products would take most of their own style away; their category's parent stands in.
-_FEWEST = 5
 # Squared length below which a difference is rounding, as in `tf.math.l2_normalize` of the served graph.
 SMALLEST_SQUARE = 1e-12
 # Category of the reserved rows: nothing is of the same.
@@ -53,24 +51,16 @@ def style_classes(vectors: np.ndarray, categories: np.ndarray) -> StyleClasses |
     paths, numbers = np.unique(categories[FIRST:].astype(str), return_inverse=True)
     if not any(paths):
         return None
-    sums = np.zeros((len(paths), vectors.shape[1]), np.float64)
-    np.add.at(sums, numbers, vectors[FIRST:])
-    counts = np.bincount(numbers, minlength=len(paths))
-    total: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(vectors.shape[1]))
-    products: dict[str, int] = defaultdict(int)
-    for path, summed, count in zip(paths, sums, counts, strict=True):
-        for prefix in _prefixes(path):
-            total[prefix] += summed
-            products[prefix] += count
-    means, place = [sums.sum(axis=0) / counts.sum()], {"": 0}
-    for prefix in sorted(products):
-        if products[prefix] >= _FEWEST:
-            place[prefix] = len(means)
-            means.append(total[prefix] / products[prefix])
-    mean_of = np.array([place[next(p for p in (*_prefixes(path), "") if p in place)] for path in paths], np.int32)
+    prefixes = [category_levels(path) for path in paths]
+    ids = {prefix: FIRST + number for number, prefix in enumerate(sorted({one for own in prefixes for one in own}))}
+    levels = np.full((len(paths), max(map(len, prefixes))), PADDING, np.int32)
+    for path, own in enumerate(prefixes):
+        levels[path, : len(own)] = [ids[prefix] for prefix in own]
+    means = class_means(levels[numbers], vectors[FIRST:], FIRST + len(ids))
+    mean_of = np.array([ids[own[-1]] if own else PADDING for own in prefixes], np.int32)
     of_row, category = np.zeros(len(vectors), np.int32), np.full(len(vectors), NO_CATEGORY, np.int32)
     of_row[FIRST:], category[FIRST:] = mean_of[numbers], numbers
-    return StyleClasses(np.stack(means).astype(np.float32), of_row, category)
+    return StyleClasses(means, of_row, category)
 
 
 def popular_in_any_other(popular: np.ndarray, category: np.ndarray, enough: int) -> np.ndarray:
@@ -93,9 +83,3 @@ def popular_in_any_other(popular: np.ndarray, category: np.ndarray, enough: int)
     kept[: 2 * enough] = True
     kept[others] = True
     return popular[kept]
-
-
-def _prefixes(path: str) -> list[str]:
-    """A path and those above it, longest first: "a > b" → ["a > b", "a"]."""
-    levels = path.split(CATEGORY_SEPARATOR) if path else []
-    return [CATEGORY_SEPARATOR.join(levels[:depth]) for depth in range(len(levels), 0, -1)]

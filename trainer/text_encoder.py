@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -10,6 +11,7 @@ from transform.tables import PADDING
 # Parts of a word that count: enough for words of ten letters, and bounded for what is no word at all.
 NGRAMS = 20
 _WIDTHS = [3, 4]
+_WORDS_AT_ONCE = 65_536
 
 
 class Texts(NamedTuple):
@@ -27,15 +29,29 @@ def hashed_ngrams(words: tf.Tensor, buckets: int) -> tf.Tensor:
 
     Args:
         words: string [W].
-        buckets: numbers that the parts share.
+        buckets: numbers that the parts share; 0 = parts are not read.
 
     Returns:
         int32 [W, NGRAMS] in [1, buckets], the threes first; 0 where a word has fewer, and everywhere for "".
     """
+    if not buckets:
+        return tf.fill([tf.size(words), NGRAMS], PADDING)
     letters = tf.strings.unicode_split(tf.strings.join(["<", words, ">"]), "UTF-8")
     parts = tf.strings.ngrams(letters, _WIDTHS, separator="").to_tensor("", shape=[None, NGRAMS])
     there = (parts != "") & (words != "")[:, tf.newaxis]
     return tf.where(there, 1 + tf.cast(tf.strings.to_hash_bucket_fast(parts, buckets), tf.int32), PADDING)
+
+
+def vocabulary_ngrams(words: np.ndarray, buckets: int) -> tf.Tensor:
+    """`hashed_ngrams` of many words, object [W], a block at a time: their letters take much more memory."""
+    starts = range(0, max(1, len(words)), _WORDS_AT_ONCE)
+    blocks = [words[start : start + _WORDS_AT_ONCE].tolist() for start in starts]
+    return tf.concat([hashed_ngrams(tf.constant(block, tf.string), buckets) for block in blocks], axis=0)
+
+
+def has_words(texts: Texts) -> tf.Tensor:
+    """Whether texts have any word: bool [N]."""
+    return tf.reduce_any(tf.gather(texts.word_ids, texts.places) != PADDING, axis=1)
 
 
 class TextEncoder(tf_keras.layers.Layer):

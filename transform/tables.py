@@ -43,6 +43,13 @@ TYPE_NAMES = {number: name for name, number in EVENT_TYPES.items()}
 
 CATEGORY_SEPARATOR = " > "
 
+
+def category_levels(path: str) -> list[str]:
+    """The paths to each level of a category's path, root first: "A > B" → ["A", "A > B"]; "" has none."""
+    levels = path.split(CATEGORY_SEPARATOR) if path else []
+    return [CATEGORY_SEPARATOR.join(levels[: depth + 1]) for depth in range(len(levels))]
+
+
 # An attribution token of a recommendation is "<version>:<request>": the version of the embeddings that answered, and
 # whatever tells this answer from others. Tokens of other lists (search, category pages) have no colon.
 _RECOMMENDATION_TOKEN = r"^(?P<version>[^:]+):(?P<request>.+)$"

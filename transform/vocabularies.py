@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from protos.feature_schema_pb2 import Feature
 from transform.config import TransformConfig
 from transform.feature_schema import tokenize
-from transform.tables import CATEGORY_SEPARATOR, FIRST, PADDING, UNKNOWN
+from transform.tables import FIRST, PADDING, UNKNOWN, category_levels
 from transform.tfrecords import Column
 
 # One row for each value of a feature: the form in which counts travel.
@@ -20,13 +20,8 @@ COUNT_SCHEMA = pa.schema([("feature", pa.string()), ("value", pa.string()), ("co
 def category_prefixes(paths: pa.Array, depth: int) -> pa.ListArray:
     """Each path as the paths to its levels, root first, at most `depth`: "A > B" → ["A", "A > B"]."""
     encoded = paths.dictionary_encode()
-    lists = [_prefixes(path, depth) for path in encoded.dictionary.to_pylist()]
+    lists = [category_levels(path)[:depth] for path in encoded.dictionary.to_pylist()]
     return pa.array(lists, pa.list_(pa.string())).take(encoded.indices)
-
-
-def _prefixes(path: str, depth: int) -> list[str]:
-    levels = path.split(CATEGORY_SEPARATOR) if path else []
-    return [CATEGORY_SEPARATOR.join(levels[: level + 1]) for level in range(min(depth, len(levels)))]
 
 
 def _single(values: pa.Array, length: int) -> pa.ListArray:

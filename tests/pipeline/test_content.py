@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.chain import STEPS
+from pipeline.config import load_config
 from pipeline.content import embed_content, vector_encoders
+from pipeline.runner import Place
 from protos.feature_schema_pb2 import Feature
 from tests.trainer.pictures import BLUE, GREEN, RED, file_of, plain
-from tests.transform.small_tables import START, config, event, examples, files_of, write
+from tests.transform.small_tables import START, event, examples, files_of, transformed, write
 from trainer.config import ContentConfig
 from trainer.content_encoders import (
     ContentError,
@@ -21,7 +24,6 @@ from trainer.content_encoders import (
     read_descriptions,
 )
 from trainer.data import load_catalogue
-from transform.beam_transform import run_transform
 from transform.catalogue_refresh import Refreshed, read_products, refresh_catalogue
 from transform.feature_schema import read_schema
 from transform.item_examples import items_file
@@ -40,17 +42,9 @@ ITEMS: list[dict[str, Any]] = [
 EVENTS = [event("ann", item, day * DAY) for day, item in enumerate("abcdabcdabc")]
 
 
-def transformed(folder: Path, items: list[dict[str, Any]]) -> Path:
-    data, output = folder / "data", folder / "transform"
-    write(write(data, "events", EVENTS), "items", items)
-    output.mkdir()
-    run_transform(data, output, config())
-    return output
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return transformed(tmp_path_factory.mktemp("base"), ITEMS)
+    return transformed(tmp_path_factory.mktemp("base"), ITEMS, EVENTS)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +78,7 @@ def test_everything_else_is_that_of_the_transform(base: Path, embedded: Path) ->
 
 
 def test_nothing_is_learned_from_products_listed_later(base: Path, tmp_path: Path, embedded: Path) -> None:
-    other = transformed(tmp_path, [*ITEMS[:4], ITEMS[4] | {"image": RED_FILE, "title": "Other"}])
+    other = transformed(tmp_path, [*ITEMS[:4], ITEMS[4] | {"image": RED_FILE, "title": "Other"}], EVENTS)
     (tmp_path / "out").mkdir()
     embed_content(other, tmp_path / "out", CONFIG, None)
     first, second = (load_encoders(folder)["image"].vectors([GREEN_FILE]) for folder in (embedded, tmp_path / "out"))
@@ -97,7 +91,7 @@ def test_without_pictures_the_catalogue_is_linked(
 ) -> None:
     source = base
     if read:
-        source = transformed(tmp_path, [{k: v for k, v in item.items() if k != "image"} for item in ITEMS])
+        source = transformed(tmp_path, [{k: v for k, v in item.items() if k != "image"} for item in ITEMS], EVENTS)
     (tmp_path / "out").mkdir()
     embed_content(source, tmp_path / "out", CONFIG, None, pictures=read)
     assert files_of(tmp_path / "out") == files_of(source)
@@ -222,3 +216,21 @@ def test_a_keras_file_serves_as_encoder(tmp_path: Path) -> None:
     tf_keras.Sequential(layers).save(tmp_path / "backbone.keras")
     backbone, _ = load_image_backbone(str(tmp_path / "backbone.keras"), 16, 16)
     assert backbone(tf.zeros([3, 16, 16, 3])).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "earlier"),
+    [
+        (["transfer.run=old", "transfer.picture=true"], Path("old/steps/embed-content")),
+        (["transfer.run=old", "transfer.picture=false"], None),
+        (["warm_start=old"], Path("old/steps/embed-content")),
+    ],
+)
+def test_weights_that_read_pictures_travel_with_their_encoder(
+    settings: list[str], earlier: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("pipeline.content.embed_content", lambda *arguments: asked.append(arguments[3]))
+    (step,) = (step for step in STEPS if step.name == "embed-content")
+    step.run(load_config(None, settings), Place(tmp_path, tmp_path, tmp_path))
+    assert asked == [earlier]

@@ -116,7 +116,9 @@ def test_a_killed_training_ends_where_it_would_have(tmp_path: Path, monkeypatch:
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"received 64 products, 0 categories. Set content.pictures to false"):
+    with pytest.raises(
+        TrainingError, match=r"received 64 products, 0 categories. Leave image out of transform.content_features"
+    ):
         train_content(examples(categories=False, titles=False), NAMES, CONFIG, tmp_path)
 
 

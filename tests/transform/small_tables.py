@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from transform.beam_transform import run_transform
 from transform.config import SplitConfig, TransformConfig
 from transform.tables import SCHEMAS
 
@@ -47,6 +48,14 @@ def config(**more: Any) -> TransformConfig:
             **more,
         }
     )
+
+
+def transformed(folder: Path, items: list[dict[str, Any]], events: list[dict[str, Any]], **more: Any) -> Path:
+    """Output of the transform over two tables, with `config(**more)`."""
+    write(write(folder / "data", "events", events), "items", items)
+    (folder / "transform").mkdir()
+    run_transform(folder / "data", folder / "transform", config(**more))
+    return folder / "transform"
 
 
 def examples(folder: Path, pattern: str) -> list[dict[str, list[Any]]]:

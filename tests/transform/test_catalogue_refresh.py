@@ -7,9 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.transform.small_tables import PNG, START, config, event, examples, files_of, write
+from tests.transform.small_tables import PNG, START, event, examples, files_of, transformed, write
 from transform import beam_transform, catalogue, catalogue_refresh
-from transform.beam_transform import run_transform
 from transform.catalogue_refresh import Refreshed, read_products, refresh_catalogue
 from transform.checks import DataError
 from transform.content_faults import sorted_faults
@@ -27,17 +26,9 @@ ITEMS: list[dict[str, Any]] = [
 EVENTS = [event("ann", item, day * DAY) for day, item in enumerate("abcdabcdabc")] + [event("bob", "ghost", 1)]
 
 
-def transformed(folder: Path) -> Path:
-    data, output = folder / "data", folder / "transform"
-    write(write(data, "events", EVENTS), "items", ITEMS)
-    output.mkdir()
-    run_transform(data, output, config())
-    return output
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return transformed(tmp_path_factory.mktemp("base"))
+    return transformed(tmp_path_factory.mktemp("base"), ITEMS, EVENTS)
 
 
 def refreshed(base: Path, folder: Path, *rows: dict[str, Any], now: int = NOW) -> Refreshed:
@@ -158,7 +149,7 @@ def test_sequences_and_vocabularies_are_the_same_files(base: Path, tmp_path: Pat
 def test_files_of_untouched_products_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (beam_transform, catalogue, catalogue_refresh):
         monkeypatch.setattr(module, "ITEMS_PER_SHARD", 2)
-    base = transformed(tmp_path)
+    base = transformed(tmp_path, ITEMS, EVENTS)
     # Files of a and b, c and d, ghost alone: one more fits beside it, the next opens a file.
     refreshed(base, tmp_path, {"item_id": "c", "title": "Pot"}, {"item_id": "y"}, {"item_id": "z"})
     output = tmp_path / "output"

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tests.trainer.pictures import BLUE, file_of, plain
-from tests.transform.small_tables import PNG, config, event, examples, table, write
-from transform.beam_transform import run_transform
+from tests.transform.small_tables import PNG, event, examples, table, transformed, write
 from transform.catalogue_refresh import read_products, refresh_catalogue
 from transform.content_faults import PictureLimits, clean_content, fault_sentences, sorted_faults
 from transform.feature_schema import read_schema, read_vocabulary
 
 DAY = 86_400
 LIMITS = PictureLimits(bytes=100, side=50)
+SETTINGS = {"max_image_bytes": 100, "max_image_side": 50}
+EVENTS = [event("ann", "good", day * DAY) for day in range(11)]
 GIANT = PNG[:16] + struct.pack(">II", 5_000, 3) + PNG[24:]
 GOOD = {
     "item_id": "good",
@@ -87,16 +88,7 @@ def test_a_fault_is_told_in_a_sentence() -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return transformed(tmp_path_factory.mktemp("base"), ROWS)
-
-
-def transformed(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Path:
-    events = [event("ann", "good", day * DAY) for day in range(11)]
-    write(write(folder / "data", "events", events), "items", rows)
-    (folder / "transform").mkdir()
-    limits = {"max_image_bytes": 100, "max_image_side": 50}
-    run_transform(folder / "data", folder / "transform", config(**limits, **settings))
-    return folder / "transform"
+    return transformed(tmp_path_factory.mktemp("base"), ROWS, EVENTS, **SETTINGS)
 
 
 def records(folder: Path) -> dict[str, dict[str, list[Any]]]:
@@ -127,12 +119,14 @@ def test_descriptions_are_a_feature_of_bounded_texts(base: Path) -> None:
 def test_a_catalogue_without_descriptions_has_no_such_feature(tmp_path: Path) -> None:
     rows = [{name: value for name, value in row.items() if name != "description"} for row in (GOOD, ROWS[4])]
     rows[1]["description"] = None
-    assert "description" not in [feature.name for feature in read_schema(transformed(tmp_path, rows)).item]
+    assert "description" not in [
+        feature.name for feature in read_schema(transformed(tmp_path, rows, EVENTS, **SETTINGS)).item
+    ]
 
 
 @pytest.mark.parametrize("names", [(), ("price", "description")])
 def test_content_features_decide_what_the_models_read(tmp_path: Path, names: tuple[str, ...]) -> None:
-    output = transformed(tmp_path, ROWS, content_features=names)
+    output = transformed(tmp_path, ROWS, EVENTS, **SETTINGS, content_features=names)
     assert tuple(feature.name for feature in read_schema(output).item) == names
     assert records(output)["good"]["title"] == [b"Red pot"]
 
@@ -164,6 +158,6 @@ def test_a_title_in_words_that_training_never_met_is_counted_at_a_refresh(base: 
 
 def test_faults_are_logged_in_a_sentence_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="transform"):
-        transformed(tmp_path, [GOOD, GOOD | {"item_id": "free", "price": 0.0}])
+        transformed(tmp_path, [GOOD, GOOD | {"item_id": "free", "price": 0.0}], EVENTS, **SETTINGS)
     said = [record.getMessage() for record in caplog.records]
     assert "items: 1 product with a price of 0, which is read as no price." in said
