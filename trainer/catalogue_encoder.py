@@ -8,6 +8,10 @@ from trainer.item_encoder import Features, ItemEncoder
 from trainer.text_encoder import Texts, vocabulary_ngrams
 from transform.tables import FIRST, UNKNOWN
 
+# Outside a graph the table is made of blocks of so many rows: what the encoder holds of a product on the way, the
+# vectors of all its words, is some dozens of times the product's own vector.
+_ROWS_AT_ONCE = 32_768
+
 
 class CatalogueEncoder:
     """Features of every product beside the encoder that reads them.
@@ -31,7 +35,10 @@ class CatalogueEncoder:
 
     def table(self, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors of the whole catalogue, [V, dim]; row 0 (padding) is zero."""
-        return self.item_encoder.encode(self._features, self._id_rows, training, seed)
+        if self.size <= _ROWS_AT_ONCE or training or not tf.executing_eagerly():
+            return self.item_encoder.encode(self._features, self._id_rows, training, seed)
+        blocks = np.array_split(np.arange(self.size, dtype=np.int32), -(-self.size // _ROWS_AT_ONCE))
+        return tf.concat([self.vectors(tf.constant(rows)) for rows in blocks], axis=0)
 
     def trained_table(self, seed: tf.Tensor | None) -> tf.Tensor:
         """Vectors of the rows that a training may learn from, as it sees them, [T, dim]; see `trained_places`."""

@@ -17,6 +17,7 @@ Decay = Literal["constant", "cosine", "linear"]
 BaselineName = Literal["co_occurrence", "session_knn", "matrix_factorisation", "product2vec", "title_tfidf"]
 Devices = Literal["one_device", "mirrored", "tpu"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+IndexKind = Literal["scann", "portable", "brute_force"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -274,7 +275,11 @@ class EvaluationConfig:
 class ExportConfig:
     """SavedModels and their index."""
 
-    index: Literal["scann", "brute_force"] = "scann"
+    # scann: fastest, for servers that have ScaNN's ops; portable: in stock ops; brute_force: exact, in stock ops; both:
+    # scann as the model `recommender`, portable as `recommender_portable`.
+    index: IndexKind | Literal["both"] = "scann"
+    # How the portable index stores vectors; rounded ones take less memory and are scored exactly once they are few.
+    portable_storage: Literal["float32", "bfloat16", "int8"] = "float32"
     # K, C and X of the signatures (L is the ranker's history_length).
     k: Positive = 100
     candidates: Positive = 200
@@ -283,6 +288,15 @@ class ExportConfig:
     exclude_length: Positive = 100
     # Whether products of the history are left out of the answer.
     exclude_history: bool = False
+    # Filters: categories and brands that one may name (F), products of an allow-list (A), and neighbours that the index
+    # is asked for where it is expected to return enough that pass.
+    filter_values: Positive = 8
+    allow_length: Positive = 500
+    filter_neighbours: Positive = 4_000
+    # `recommend_lists`: lists of a page (N), products of each, and candidates that each is chosen from.
+    lists: Positive = 8
+    list_length: Positive = 20
+    list_candidates: Positive = 60
     # Of `similar_items`: neighbours by behaviour that are kept of each product (0 = none), their weight beside the
     # likeness of vectors, and the weight of the shopper's vector where a history is given.
     neighbours: Count = 20

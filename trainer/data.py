@@ -75,6 +75,14 @@ class Catalogue:
     prices: np.ndarray  # float32 [V], NaN = absent
     images: list[bytes]  # [V], b"" = none
     words: dict[str, Words] = field(default_factory=dict)  # of each text feature
+    # object [V], "" = absent; left out (empty) means that no product has one
+    brands: np.ndarray = field(default_factory=lambda: np.empty(0, object))
+
+    def __post_init__(self) -> None:
+        if not len(self.brands):
+            object.__setattr__(self, "brands", np.full(self.size, "", dtype=object))
+        elif len(self.brands) != self.size:
+            raise ValueError(f"brands: must have a value for each of {self.size} rows, received {len(self.brands)}.")
 
     @property
     def size(self) -> int:
@@ -141,7 +149,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
     """
     schema = read_schema(transform_dir)
     size = schema.catalogue_size
-    item_ids, titles, categories, descriptions = (np.full(size, "", dtype=object) for _ in range(4))
+    item_ids, titles, categories, brands, descriptions = (np.full(size, "", dtype=object) for _ in range(5))
     item_ids[:FIRST] = RESERVED_LINES
     id_rows = np.zeros(size, np.int32)
     id_rows[1] = 1
@@ -163,6 +171,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
         titles[row] = b"".join(example["title"].bytes_list.value).decode()
         descriptions[row] = b"".join(example["description"].bytes_list.value).decode()
         categories[row] = b"".join(example["category"].bytes_list.value).decode()
+        brands[row] = b"".join(example["brand"].bytes_list.value).decode()
         images[row] = b"".join(example["image"].bytes_list.value)
         if example["price_raw"].float_list.value:
             prices[row] = example["price_raw"].float_list.value[0]
@@ -193,7 +202,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
     }
     return Catalogue(
         *(schema, item_ids, id_rows, features, train_counts, known_from, available),
-        *(titles, categories, prices, images, words),
+        *(titles, categories, prices, images, words, brands),
     )
 
 

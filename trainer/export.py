@@ -14,15 +14,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from trainer.answer_sizes import FilterSizes, Sizes
 from trainer.baselines import choose_recent_popularity
 from trainer.candidate_features import product_facts
 from trainer.candidate_head import CandidateHead, load_head
-from trainer.config import EvaluationConfig, ExportConfig
+from trainer.config import EvaluationConfig, ExportConfig, IndexKind
 from trainer.content_encoders import load_encoders
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
+from trainer.export_index import TUNING_QUERIES, IndexQueries, Products, build_index, index_of_styles
+from trainer.filtered_search import NO_PRICE_LIMIT, FilterAssets
 from trainer.hash_order import hash_order
-from trainer.index import BruteForceIndex, Index, ScannIndex, make_index, milliseconds_per_query, recall_at_100
+from trainer.index import Index
+from trainer.inverted_lists import InvertedLists, invert_categories, invert_names, invert_prices, write_values
 from trainer.item_encoder_module import ItemEncoderModule
 from trainer.list_quality import SHARES, Pairs, bought_together, found_by_share, next_clicks
 from trainer.metrics import LIST_LENGTH
@@ -30,7 +34,7 @@ from trainer.neighbours import Neighbours, neighbours_by_purchases, neighbours_b
 from trainer.newcomer_prior import NewcomerPrior, choose_newcomer_prior
 from trainer.queries import Queries, Span, build_queries, load_split, sample_users
 from trainer.ranker import Ranker, load_ranker
-from trainer.recommender_module import Complements, ItemLists, RecommenderModule, Sizes, Stages, Strings, fetched
+from trainer.recommender_module import Complements, Filters, ItemLists, RecommenderModule, Stages, Strings
 from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.shortlist import new_places, unmet_rows
 from trainer.string_tables import write_asset
@@ -41,22 +45,19 @@ from transform.tables import BEHAVIOUR, EVENT_TYPES, FIRST, IMPRESSION, PADDING,
 
 log = logging.getLogger(__name__)
 
-RECOMMENDER, ITEM_ENCODER = "recommender", "item_encoder"
+RECOMMENDER, PORTABLE_RECOMMENDER, ITEM_ENCODER = "recommender", "recommender_portable", "item_encoder"
 INDEX_REPORT = "index.json"
 # What the lists for new visitors and beside a product are made of, and how good they are.
 LISTS_REPORT = "lists.json"
 # What the model is made of, for people and for the publishing step; servers do not read it.
 METADATA_FILE = Path("assets.extra") / "tandem.json"
 
-# Recall that search effort is tuned to on other shoppers, a little above what is promised for held-out ones.
-_TARGET_RECALL = 0.985
-_TUNING_QUERIES = 500
-_TIMED_QUERIES = 200
 # Shoppers whose validation chooses the window of the popularity prior.
 _PRIOR_QUERIES = 2_000
 # Products whose lists the report shows.
 _EXAMPLES = 4
-_WARMUP_BATCHES = (1, 8, 32)
+# The batch sizes that serving_config/batching.config allows.
+_WARMUP_BATCHES = (1, 2, 4, 8, 16, 32)
 # Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
 # vector is the same to the last bit.
 _ROWS_AT_ONCE = 4_096
@@ -95,6 +96,14 @@ class _World:
             exclusions=config.exclude_length,
             explained=config.explained_candidates,
             exclude_history=config.exclude_history,
+            filters=FilterSizes(
+                values=config.filter_values,
+                allowed=config.allow_length,
+                fetched=config.filter_neighbours,
+                lists=config.lists,
+                list_length=config.list_length,
+                list_candidates=config.list_candidates,
+            ),
             new=new_places(config.candidates, config.new_candidates, len(self.unmet)),
         )
 
@@ -152,18 +161,23 @@ def export(
     projected = _of_all_rows(
         lambda part: world.retrieval.project_items(tf.gather(vectors.retrieval, part)), catalogue.size
     )
-    index, report = _build_index(world, vectors.retrieval, projected, transform_dir)
-    report["embedding_seconds"] = embedding_seconds
+    products = Products(projected, np.flatnonzero(catalogue.available).astype(np.int32))
+    queries = _index_queries(world, vectors.retrieval, transform_dir)
     prior, lists_report = _prior(world, transform_dir)
-    lists, more = _item_lists(world, projected, index)
-    lists_report |= more
+    reports: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as assets:
         files = {
             file.name: write_asset(file, Path(assets)) for file in (transform_dir / VOCABULARY_FOLDER).glob("*.txt")
         }
-        recommender = _recommender(world, vectors, index, files, prior, lists)
-        lists_report["examples"] = _examples(recommender, catalogue)
-        _save(recommender, recommender.functions, output / RECOMMENDER)
+        for model, kind in recommender_models(config).items():
+            index, reports[model] = build_index(kind, products, world.sizes.fetched, queries, config)
+            lists, more = _item_lists(world, kind, projected, index)
+            recommender = _recommender(world, vectors, index, files, prior, lists)
+            if model == RECOMMENDER:
+                lists_report |= more | {"examples": _examples(recommender, catalogue)}
+            _save(recommender, recommender.functions, output / model)
+            write_warmup(output / model, model, _recommender_requests(world, recommender.functions))
+            _write_metadata(output / model, _recommender_metadata(world, reports[model]))
         encoder = ItemEncoderModule(
             world.retrieval,
             catalogue.schema,
@@ -173,13 +187,26 @@ def export(
             catalogue.features.get(BEHAVIOUR),
         )
         _save(encoder, encoder.functions, output / ITEM_ENCODER)
-    count = write_warmup(output / RECOMMENDER, RECOMMENDER, _recommender_requests(world, recommender.functions))
-    count += write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
-    log.info("export: %d warm-up requests", count)
-    _write_metadata(output, world, report)
+    write_warmup(output / ITEM_ENCODER, ITEM_ENCODER, _item_encoder_requests(world))
+    dimensions = {"retrieval": projected.shape[1]}
+    _write_metadata(output / ITEM_ENCODER, {"model": ITEM_ENCODER, "dimensions": dimensions, "custom_ops": []})
+    report = _index_report(reports) | {"embedding_seconds": embedding_seconds}
     (output / INDEX_REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (output / LISTS_REPORT).write_text(json.dumps(lists_report, indent=2) + "\n", encoding="utf-8")
     _write_scalars(log_dir, report)
+
+
+def recommender_models(config: ExportConfig) -> dict[str, IndexKind]:
+    """Name → index of the recommenders that an export writes."""
+    if config.index == "both":
+        return {RECOMMENDER: "scann", PORTABLE_RECOMMENDER: "portable"}
+    return {RECOMMENDER: config.index}
+
+
+def _index_report(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """That of the first model, with those of others under the kind of their index."""
+    first, *others = reports.values()
+    return first | {report["kind"]: report for report in others}
 
 
 def _of_all_rows(vectors: Callable[[tf.Tensor], tf.Tensor], size: int) -> np.ndarray:
@@ -190,48 +217,12 @@ def _of_all_rows(vectors: Callable[[tf.Tensor], tf.Tensor], size: int) -> np.nda
     return np.concatenate(blocks)[:size]
 
 
-def _build_index(
-    world: _World, items: np.ndarray, projected: np.ndarray, transform_dir: Path
-) -> tuple[Index, dict[str, Any]]:
-    """The index over available products, tuned on some shoppers and measured on others.
-
-    Args:
-        world: models and data.
-        items: fused representations, float32 [V, D].
-        projected: the same as the index holds them, float32 [V, D].
-        transform_dir: where the split is.
-    """
-    rows = np.flatnonzero(world.catalogue.available).astype(np.int32)
-    vectors = projected[rows]
-    width = fetched(world.sizes)
-    exact = BruteForceIndex(width).index(vectors, rows)
-    held_out, others = _query_embeddings(world, items, transform_dir)
-    start = time.perf_counter()
-    index = make_index(world.config.index, width).index(vectors, rows)
-    if isinstance(index, ScannIndex):
-        index.tune(others, exact, _TARGET_RECALL)
-    seconds = time.perf_counter() - start
-    report = {
-        "kind": index.kind,
-        "recall@100": recall_at_100(index, exact, held_out),
-        "ms_per_query": milliseconds_per_query(index, held_out[:_TIMED_QUERIES], width),
-        "ms_per_query_brute_force": milliseconds_per_query(exact, held_out[:_TIMED_QUERIES], width),
-        "build_seconds": seconds,
-        "n": len(rows),
-        "dim": vectors.shape[1],
-        "queries": len(held_out),
-        "neighbours": width,
-        "settings": index.settings(),
-    }
-    log.info("export: %s index, recall@100 %.4f, %.3f ms", index.kind, report["recall@100"], report["ms_per_query"])
-    return index, report
-
-
-def _item_lists(world: _World, vectors: np.ndarray, index: Index) -> tuple[ItemLists, dict[str, Any]]:
+def _item_lists(world: _World, kind: IndexKind, vectors: np.ndarray, index: Index) -> tuple[ItemLists, dict[str, Any]]:
     """What stands beside a product, and how often it is what shoppers turn to or buy next.
 
     Args:
         world: models and data.
+        kind: of the index.
         vectors: as the index holds them, float32 [V, D].
         index: over those of available products.
     """
@@ -252,7 +243,8 @@ def _item_lists(world: _World, vectors: np.ndarray, index: Index) -> tuple[ItemL
         start = time.perf_counter()
         styles = style.styles(vectors)
         rows = np.flatnonzero(catalogue.available).astype(np.int32)
-        style_index = _index_of_styles(world, styles, rows)
+        width = 2 * world.sizes.answer + world.sizes.excluded + 1
+        style_index = index_of_styles(kind, Products(styles, rows), width, config)
         bought = neighbours_by_purchases(world.sequences, catalogue, style.category, config.neighbours)
         complements = Complements(style_index, style, bought, config.complementary_behaviour_share)
         pairs = {span: bought_together(world.sequences, span, style.category, seed) for span in spans}
@@ -261,16 +253,6 @@ def _item_lists(world: _World, vectors: np.ndarray, index: Index) -> tuple[ItemL
         report["complementary_items"] = found | _with_behaviour(bought, catalogue)
         log.info("export: complementary products in %.1f s", time.perf_counter() - start)
     return ItemLists(beside, config.similar_behaviour_share, config.history_share, complements), report
-
-
-def _index_of_styles(world: _World, styles: np.ndarray, rows: np.ndarray) -> Index:
-    """An index as that of stage one over styles, float32 [V, D], of the given rows; tuned with styles as queries."""
-    width = 2 * world.sizes.answer + world.sizes.excluded + 1
-    index = make_index(world.config.index, width).index(styles[rows], rows)
-    if isinstance(index, ScannIndex):
-        asked = np.random.default_rng(0).choice(rows, min(_TUNING_QUERIES, len(rows)), replace=False)
-        index.tune(styles[asked], BruteForceIndex(width).index(styles[rows], rows), _TARGET_RECALL)
-    return index
 
 
 def _found(
@@ -312,8 +294,8 @@ def _with_behaviour(neighbours: Neighbours, catalogue: Catalogue) -> dict[str, A
     return {"neighbours": neighbours.rows.shape[1], "products_with_neighbours": int(known.sum())}
 
 
-def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [Q, D] of shoppers at the test cut-off, and of other shoppers at the validation cut-off.
+def _index_queries(world: _World, items: np.ndarray, transform_dir: Path) -> IndexQueries:
+    """Embeddings of shoppers at the test cut-off, and of other shoppers at the validation cut-off.
 
     Where the validation span has no other shoppers, the same ones serve for both.
     """
@@ -329,8 +311,10 @@ def _query_embeddings(world: _World, items: np.ndarray, transform_dir: Path) -> 
     limit = min(world.config.recall_queries, max(1, len(test) // 2))
     measured = sample_users(world.sequences, test.users, limit, config.seed)
     held_out = test.take(np.flatnonzero(np.isin(test.users, measured)))
-    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[:_TUNING_QUERIES])
-    return _embeddings(world, items, held_out), _embeddings(world, items, others if len(others) else held_out)
+    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[:TUNING_QUERIES])
+    return IndexQueries(
+        _embeddings(world, items, held_out), _embeddings(world, items, others if len(others) else held_out)
+    )
 
 
 def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarray:
@@ -356,11 +340,13 @@ def _recommender(
         # Several signatures call these: each is traced once and shared, which is a fifth of the export's tracing.
         query_embeddings=tf.function(retrieval.query_embeddings, autograph=False),
         project_items=retrieval.project_items,
+        unprojected_queries=retrieval.unprojected_queries,
         encode=tf.function(ranker.encode, autograph=False),
         score=tf.function(ranker.score, autograph=False),
         head=world.head,
         explain=partial(explain, ranker, steps=world.config.explanation_steps),
         retrieval_items=vectors.retrieval,
+        item_norms=retrieval.projected_norms(tf.constant(vectors.retrieval)).numpy(),
         ranker_items=vectors.ranker,
         facts=product_facts(catalogue),
         retrieval_history=retrieval.config.history_length,
@@ -379,7 +365,25 @@ def _recommender(
         },
         default_event_type=int(numbers[counts.argmax()]),
     )
-    return RecommenderModule(stages, index, strings, world.sizes, prior, catalogue.available, lists, world.unmet)
+    return RecommenderModule(
+        *(stages, index, strings, world.sizes, prior, catalogue.available, lists, world.unmet),
+        filters=_filters(catalogue, next(iter(assets.values())).parent),
+    )
+
+
+def _filters(catalogue: Catalogue, folder: Path) -> Filters:
+    """The catalogue's inverted lists; the assets of their values are written into `folder`."""
+    lists = InvertedLists(
+        invert_categories(catalogue.categories),
+        invert_names(catalogue.brands),
+        invert_prices(catalogue.prices),
+        catalogue.prices,
+    )
+    written = {}
+    for name, values in (("categories", lists.categories.values), ("brands", lists.brands.values)):
+        with tempfile.TemporaryDirectory() as whole:
+            written[name] = write_asset(write_values(values, Path(whole) / f"filter_{name}.txt"), folder)
+    return Filters(lists, FilterAssets(written["categories"], written["brands"]))
 
 
 def _prior(world: _World, transform_dir: Path) -> tuple[NewcomerPrior, dict[str, Any]]:
@@ -423,6 +427,7 @@ def _recommender_requests(world: _World, signatures: Collection[str]) -> Iterato
         }
         for signature in ("serving_default", "recommend", "retrieve", "embed_user"):
             yield signature, history | optional
+        yield from _filtered_requests(world, history | optional, chosen[:, -1])
         yield "rank", history | optional | {"candidate_item_ids": chosen[:, : sizes.candidates]}
         for signature in ("similar_items", "complementary_items"):
             if signature in signatures:
@@ -433,6 +438,37 @@ def _recommender_requests(world: _World, signatures: Collection[str]) -> Iterato
             yield "recommend", history
             # Without a history another branch of the graph answers.
             yield "recommend", {"history_item_ids": np.full([1, sizes.history], "", dtype=object)}
+
+
+def _filtered_requests(world: _World, inputs: dict[str, np.ndarray], item_ids: np.ndarray) -> Iterator[Request]:
+    """Those that restrict what may be answered: half of a batch by a price that all products have, half by a list of
+    products; and pages of two lists, one of which is unrestricted."""
+    sizes, batch = world.sizes.filters, len(item_ids)
+    odd = np.arange(batch) % 2 == 1
+    allowed = np.full([batch, sizes.allowed], "", dtype=object)
+    allowed[odd, 0] = item_ids[odd]
+    filters = {
+        "filter_categories": np.full([batch, sizes.values], "", dtype=object),
+        "filter_brands": np.full([batch, sizes.values], "", dtype=object),
+        "filter_price_min": np.zeros(batch, np.float32),
+        "filter_price_max": np.full(batch, NO_PRICE_LIMIT / 2, np.float32),
+        "allow_item_ids": allowed,
+        "include_unavailable": np.zeros(batch, bool),
+    }
+    yield "recommend_filtered", inputs | filters
+    yield "retrieve_filtered", inputs | filters
+    names = np.full([batch, sizes.lists], "", dtype=object)
+    names[:, :2] = "list"
+    prices = np.full([batch, sizes.lists], NO_PRICE_LIMIT, np.float32)
+    prices[:, 1] /= 2
+    lists = {
+        "list_names": names,
+        "list_categories": np.full([batch, sizes.lists], "", dtype=object),
+        "list_brands": np.full([batch, sizes.lists], "", dtype=object),
+        "list_price_min": np.zeros([batch, sizes.lists], np.float32),
+        "list_price_max": prices,
+    }
+    yield "recommend_lists", inputs | lists
 
 
 def _item_encoder_requests(world: _World) -> Iterator[Request]:
@@ -456,24 +492,24 @@ def _item_encoder_requests(world: _World) -> Iterator[Request]:
         )
 
 
-def _write_metadata(output: Path, world: _World, report: dict[str, Any]) -> None:
-    sizes = world.sizes
-    recommender = {
+def _recommender_metadata(world: _World, report: dict[str, Any]) -> dict[str, Any]:
+    return {
         "model": RECOMMENDER,
         "index": {"kind": report["kind"], "recall@100": report["recall@100"], "settings": report["settings"]},
-        "widths": asdict(sizes),
+        "widths": asdict(world.sizes),
         "products": world.catalogue.size - FIRST,
         "recommendable": report["n"],
         "dimensions": {"retrieval": report["dim"], "ranker": world.ranker.config.dim},
         "head": list(world.head.parts),
-        "custom_ops": ["Scann"] if report["kind"] == ScannIndex.kind else [],
+        "custom_ops": ["Scann"] if report["kind"] == "scann" else [],
         "tensorflow": tf.__version__,
     }
-    encoder = {"model": ITEM_ENCODER, "dimensions": {"retrieval": report["dim"]}, "custom_ops": []}
-    for metadata in (recommender, encoder):
-        path = output / str(metadata["model"]) / METADATA_FILE
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_metadata(model: Path, metadata: dict[str, Any]) -> None:
+    path = model / METADATA_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_scalars(log_dir: Path, report: dict[str, Any]) -> None:

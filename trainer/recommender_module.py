@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from trainer.answer_sizes import Sizes
 from trainer.candidate_features import Candidates, ProductFacts
 from trainer.explanation import Explanation
+from trainer.filtered_answers import FilteredAnswers
+from trainer.filtered_search import FilterAssets, FilteredSearch
 from trainer.index import ABSENT_SCORE, Index
+from trainer.inverted_lists import InvertedLists
 from trainer.item_search import ItemSearch, Wanted
 from trainer.neighbours import Neighbours
 from trainer.newcomer_prior import NewcomerPrior
@@ -26,30 +30,6 @@ _DEVICE, _REGION = "context_device", "context_region"
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Widths fixed at export."""
-
-    history: int  # L
-    answer: int  # K
-    candidates: int  # C
-    exclusions: int  # X
-    explained: int  # C', candidates that `explain` takes
-    # Whether products of the history are left out of answers.
-    exclude_history: bool
-    new: int = 0  # places among the candidates for products that training never met
-
-    @property
-    def excluded(self) -> int:
-        """Products that a request can exclude from the answer."""
-        return self.exclusions + (self.history if self.exclude_history else 0)
-
-
-def fetched(sizes: Sizes) -> int:
-    """Neighbours that the index is asked for: ScaNN knows no filter, so C must remain whatever is excluded."""
-    return sizes.candidates + sizes.excluded
-
-
-@dataclass(frozen=True)
 class Stages:
     """What the graph needs of the trained models; D and E are the stages' dimensions, V the catalogue's rows."""
 
@@ -57,6 +37,8 @@ class Stages:
     query_embeddings: Callable[[Tensors, tf.Tensor], tf.Tensor]
     # fused item representations [N, D] → vectors as the index holds them [N, D]
     project_items: Callable[[tf.Tensor], tf.Tensor]
+    # queries [B, D] of vectors as the index holds them → of fused item representations, up to `item_norms`
+    unprojected_queries: Callable[[tf.Tensor], tf.Tensor]
     # (history batch, ranker_items [V, E]) → state of B shoppers
     encode: Callable[[Tensors, tf.Tensor], RankerState]
     # (state of B shoppers, vectors [B, C, E], rows int32 [B, C]) → [B, C]
@@ -66,6 +48,7 @@ class Stages:
     # (history batch, ranker_items [V, E], rows int32 [B, C]) → what made the scores of `score`
     explain: Callable[[Tensors, tf.Tensor, tf.Tensor], Explanation]
     retrieval_items: np.ndarray  # float32 [V, D]
+    item_norms: np.ndarray  # float32 [V]
     ranker_items: np.ndarray  # float32 [V, E]
     facts: ProductFacts  # of numpy arrays [V]
     retrieval_history: int  # longest history each of them takes
@@ -92,6 +75,14 @@ class ItemLists:
     history_share: float
     # None: the signature is not exported.
     complements: Complements | None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What requests can filter by."""
+
+    lists: InvertedLists
+    assets: FilterAssets
 
 
 @dataclass(frozen=True)
@@ -129,6 +120,7 @@ class RecommenderModule(tf.Module):
         recommendable: np.ndarray,
         lists: ItemLists,
         unmet: np.ndarray,
+        filters: Filters,
     ) -> None:
         """Args:
         stages: the trained models.
@@ -139,9 +131,9 @@ class RecommenderModule(tf.Module):
         recommendable: bool [V], rows that may be answered; False for the reserved ones.
         lists: of `similar_items` and `complementary_items`.
         unmet: int32 [U] recommendable rows that training never met, for which `sizes.new` candidates are kept.
+        filters: what requests can filter by.
         """
         super().__init__(name="recommender")
-        _check_sizes(sizes)
         self.sizes = sizes
         self._stages = Untracked(stages)
         self.rows_by_id = IdTable(strings.item_ids)
@@ -156,6 +148,7 @@ class RecommenderModule(tf.Module):
             default_value=strings.default_event_type,
         )
         self.retrieval_items = tf.Variable(stages.retrieval_items, trainable=False, name="retrieval_items")
+        self.inverse_norms = tf.Variable(1.0 / stages.item_norms, trainable=False, name="inverse_norms")
         self.ranker_items = tf.Variable(stages.ranker_items, trainable=False, name="ranker_items")
         # Untracked, so that only what the head reads is saved.
         self._facts = Untracked(ProductFacts(*(tf.Variable(values, trainable=False) for values in stages.facts)))
@@ -163,6 +156,8 @@ class RecommenderModule(tf.Module):
         # However many are excluded or found already, this many popular products fill an answer.
         enough = sizes.candidates + sizes.exclusions + sizes.history + 1
         self.prior = ServedPrior(prior, recommendable, enough)
+        if index.exact is not None:
+            index.exact = self._vectors
         self._history_share = lists.history_share
         self.near = ItemSearch(index, self._vectors, self.prior, self.prior.popular)
         self.similar = ItemSearch(
@@ -172,23 +167,28 @@ class RecommenderModule(tf.Module):
         self.complementary: ItemSearch | None = None
         if lists.complements:
             self._add_complements(lists.complements, prior, recommendable, enough)
+        search = FilteredSearch(
+            *(index, self._likeness_of_one, self.prior, filters.lists, filters.assets, self.recommendable),
+            fetched=sizes.filters.fetched,
+        )
+        self.filtered = FilteredAnswers(self, search)
         self.functions = self._signatures()
         # Not the embeddings of content, whose vectors are in the tables above.
         self.weights = read_weights(self.functions)
 
     def recommend(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The best K products: item_ids string [B, K], scores float32 [B, K], best first."""
-        batch = self._batch(history_item_ids, optional)
-        query = self._query(batch)
+        batch = self.batch(history_item_ids, optional)
+        query = self.query(batch)
         rows, _ = self._candidates(batch, query, self.sizes.candidates)
-        rows, scores, _ = self._rank(batch, query, rows)
+        rows, scores, _ = self.rank_rows(batch, query, rows)
         rows, scores = rows[:, : self.sizes.answer], scores[:, : self.sizes.answer]
         return {"item_ids": self.ids_by_row(rows), "scores": scores}
 
     def retrieve(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The C candidates of stage one: item_ids string [B, C], scores float32 [B, C], best first."""
-        batch = self._batch(history_item_ids, optional)
-        rows, scores = self._candidates(batch, self._query(batch), self.sizes.candidates)
+        batch = self.batch(history_item_ids, optional)
+        rows, scores = self._candidates(batch, self.query(batch), self.sizes.candidates)
         return {"item_ids": self.ids_by_row(rows), "scores": scores}
 
     def rank(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
@@ -196,11 +196,11 @@ class RecommenderModule(tf.Module):
 
         Nothing is left out: padding and excluded products come last, with ABSENT_SCORE.
         """
-        batch = self._batch(history_item_ids, optional)
+        batch = self.batch(history_item_ids, optional)
         rows = self.rows_by_id(candidate_item_ids)
         rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.candidates])
         excluded = is_in(rows, batch["excluded_rows"])
-        _, scores, places = self._rank(batch, self._query(batch), tf.where(excluded, PADDING, rows))
+        _, scores, places = self.rank_rows(batch, self.query(batch), tf.where(excluded, PADDING, rows))
         return {"item_ids": tf.gather(candidate_item_ids, places, batch_dims=1), "scores": scores}
 
     def similar_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
@@ -210,7 +210,7 @@ class RecommenderModule(tf.Module):
         a history the shopper's vector is blended in; without one, an unknown product is answered by the prior.
         """
         rows, batch = self._item(item_ids, optional)
-        return self._beside(self.similar, self._vectors(rows), self._query(batch), rows, batch)
+        return self._beside(self.similar, self._vectors(rows), self.query(batch), rows, batch)
 
     def complementary_items(self, item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """K products of other categories that go with one: item_ids string [B, K], scores float32 [B, K], best first.
@@ -228,7 +228,7 @@ class RecommenderModule(tf.Module):
         """The asked rows int32 [B] and the history batch."""
         history = optional.pop("history_item_ids")
         history = tf.broadcast_to(history, [tf.shape(item_ids)[0], self.sizes.history])
-        return self.rows_by_id(item_ids), self._batch(history, optional)
+        return self.rows_by_id(item_ids), self.batch(history, optional)
 
     def _beside(
         self, search: ItemSearch, item: tf.Tensor, shopper: tf.Tensor, rows: tf.Tensor, batch: Tensors
@@ -244,7 +244,7 @@ class RecommenderModule(tf.Module):
 
     def embed_user(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """The shopper's vector in the space of the index: embedding float32 [B, D], of norm 1."""
-        return {"embedding": self._query(self._batch(history_item_ids, optional))}
+        return {"embedding": self.query(self.batch(history_item_ids, optional))}
 
     def explain(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """What each slot of the history has to do with the ranker's scores (trainer/explanation.py).
@@ -253,7 +253,7 @@ class RecommenderModule(tf.Module):
         ranker's score. Both stand at the slots of the request; padding has 0, in the history and as a candidate. No
         product is left out. A request costs some hundreds of `rank`'s: it answers a question, it does not fill a page.
         """
-        batch = self._batch(history_item_ids, optional)
+        batch = self.batch(history_item_ids, optional)
         rows = self.rows_by_id(candidate_item_ids)
         rows = tf.broadcast_to(rows, [tf.shape(history_item_ids)[0], self.sizes.explained])
         stages = self._stages.value
@@ -265,7 +265,7 @@ class RecommenderModule(tf.Module):
         given = tf.gather(_last_slots(everything, self.sizes.history), places, axis=2, batch_dims=1)
         return {"attention": given[:, 0], "attributions": given[:, 1:]}
 
-    def _batch(self, history_item_ids: tf.Tensor, optional: Tensors) -> Tensors:
+    def batch(self, history_item_ids: tf.Tensor, optional: Tensors) -> Tensors:
         """The history batch that the models take, and `excluded_rows` [B, X (+ L)]: rows to leave out, 0 = none."""
         size = tf.shape(history_item_ids)[0]
         given = whole_batch(optional, size)
@@ -289,7 +289,7 @@ class RecommenderModule(tf.Module):
             excluded.append(rows)
         return batch | {"excluded_rows": tf.concat(excluded, axis=1)}
 
-    def _query(self, batch: Tensors) -> tf.Tensor:
+    def query(self, batch: Tensors) -> tf.Tensor:
         """Vectors of shoppers, [B, D]."""
         stages = self._stages.value
         return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
@@ -323,7 +323,18 @@ class RecommenderModule(tf.Module):
         """
         own = batch["history_rows"][:, -min(self.sizes.history, width // 2) :]
         usable = tf.gather(self.recommendable, own) & ~is_in(own, batch["excluded_rows"])
-        return tf.where(usable, own, PADDING), tf.where(usable, self.near.likeness(query, own), ABSENT_SCORE)
+        return tf.where(usable, own, PADDING), tf.where(usable, self._likeness(query, own), ABSENT_SCORE)
+
+    def _likeness(self, query: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Dot products with vectors as the index holds them: queries [B, D], rows int32 [B, N] → [B, N]."""
+        dots = tf.einsum(
+            "bd,bnd->bn", self._stages.value.unprojected_queries(query), tf.gather(self.retrieval_items, rows)
+        )
+        return dots * tf.gather(self.inverse_norms, rows)
+
+    def _likeness_of_one(self, query: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """As `_likeness` for one query [D] and rows int32 [N]."""
+        return self._likeness(query[tf.newaxis], rows[tf.newaxis])[0]
 
     def _vectors(self, rows: tf.Tensor) -> tf.Tensor:
         """Vectors as the index holds them: rows int32 [...] → float32 [..., D]."""
@@ -341,6 +352,8 @@ class RecommenderModule(tf.Module):
         self.class_of = tf.Variable(style.of_row, trainable=False, name="class_of")
         order = np.argsort(-prior.scores, kind="stable")
         order = order[recommendable[order]].astype(np.int32)
+        if complements.index.exact is not None:
+            complements.index.exact = self._styles
         self.complementary = ItemSearch(
             complements.index,
             self._styles,
@@ -351,14 +364,14 @@ class RecommenderModule(tf.Module):
             style.category,
         )
 
-    def _rank(self, batch: Tensors, query: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def rank_rows(self, batch: Tensors, query: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
         stages = self._stages.value
         newest = _newest(batch, stages.ranker_history)
         state = stages.encode(newest, self.ranker_items)
         scores = stages.score(state, tf.gather(self.ranker_items, rows), rows)
         candidates = Candidates(rows, newest, self.ranker_items, self._facts.value)
-        scores = stages.head(candidates, scores, self.near.likeness(query, rows))
+        scores = stages.head(candidates, scores, self._likeness(query, rows))
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
         scores = tf.where(newcomer, self.prior.of(batch, rows), scores)
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)
@@ -384,7 +397,7 @@ class RecommenderModule(tf.Module):
         }
         if self.complementary is not None:
             found["complementary_items"] = signature(self.complementary_items, item, no_history | optional)
-        return found
+        return found | self.filtered.signatures(history, optional)
 
     def _optional_inputs(self) -> Tensors:
         """Defaults of the optional inputs, of batch size 1."""
@@ -421,11 +434,3 @@ def _last_slots(values: tf.Tensor, length: int) -> tf.Tensor:
 def _padding_left(rows: tf.Tensor) -> tf.Tensor:
     """The order of slots that puts padding to the left and leaves the rest as it is: int32 [B, L] for rows [B, L]."""
     return tf.argsort(tf.cast(rows > PADDING, tf.int32), axis=1, stable=True)
-
-
-def _check_sizes(sizes: Sizes) -> None:
-    if sizes.answer > sizes.candidates:
-        raise ValueError(
-            f"export.k must not exceed export.candidates ({sizes.candidates}), received {sizes.answer}: "
-            "an answer is chosen among the candidates. Lower k or raise candidates."
-        )

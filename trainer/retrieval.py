@@ -19,6 +19,8 @@ from trainer.transformer import dropout, split_seed
 from transform.tables import PADDING
 
 _CONTEXT_FEATURES = ("device", "region")
+# Squared length below which an item embedding counts as having none.
+_SMALLEST_SQUARE = 1e-12
 
 
 class RetrievalModel(tfrs.models.Model):
@@ -87,7 +89,19 @@ class RetrievalModel(tfrs.models.Model):
 
     def project_items(self, items: tf.Tensor) -> tf.Tensor:
         """The item tower above the fused item representation: [N, dim] → [N, dim], each of norm 1."""
-        return tf.math.l2_normalize(self.item_projection(items), axis=-1, epsilon=1e-12)
+        return tf.math.l2_normalize(self.item_projection(items), axis=-1, epsilon=_SMALLEST_SQUARE)
+
+    def unprojected_queries(self, queries: tf.Tensor) -> tf.Tensor:
+        """Queries for fused item representations as they are: [N, dim] → [N, dim].
+
+        query · candidate embedding = (unprojected query · fused representation) / |projected representation|, which
+        spares projecting every candidate; see `projected_norms`.
+        """
+        return tf.matmul(queries, self.item_projection.kernel, transpose_b=True)
+
+    def projected_norms(self, items: tf.Tensor) -> tf.Tensor:
+        """Lengths that `project_items` divides by: [N, dim] → [N]."""
+        return tf.sqrt(tf.maximum(tf.reduce_sum(self.item_projection(items) ** 2, axis=-1), _SMALLEST_SQUARE))
 
     def position_queries(self, inputs: Mapping[str, tf.Tensor], table: tf.Tensor) -> tf.Tensor:
         """Queries of the positives of a training step, nothing dropped out: [P, dim], each of norm 1.

@@ -27,6 +27,7 @@ class ServedPrior(tf.Module):
         # The most popular recommendable rows, best first.
         self.popular = order[:enough]
         self.enough = len(self.popular)
+        self._order = order
         self._factors = prior.factors
         if prior.factors:
             pool = np.isin(order, prior.pool)
@@ -38,6 +39,10 @@ class ServedPrior(tf.Module):
             self.log_odds = [
                 tf.Variable(factor.log_odds, trainable=False, name=f"prior_{factor.name}") for factor in prior.factors
             ]
+
+    def most_popular(self, count: int) -> np.ndarray:
+        """The first `count` recommendable rows by the overall prior, int32."""
+        return self._order[:count]
 
     def of(self, batch: Tensors, rows: tf.Tensor) -> tf.Tensor:
         """Scores of rows int32 [B, N] for the requests of a history batch of B: float32 [B, N]."""

@@ -35,7 +35,20 @@ from transform.tables import EVENT_TYPES
 L, K, C, X, D, E = 8, 6, 10, 4, 8, 3
 # Products of the checkerboard that training never met.
 NEW = (24, 25)
-CONFIG = ExportConfig(k=K, candidates=C, exclude_length=X, explained_candidates=E, recall_queries=20)
+# Widths of filters: values, products of an allow-list, lists of a page and products of each.
+F, A, N, P = 2, 4, 2, 3
+CONFIG = ExportConfig(
+    k=K,
+    candidates=C,
+    exclude_length=X,
+    explained_candidates=E,
+    recall_queries=20,
+    filter_values=F,
+    allow_length=A,
+    lists=N,
+    list_length=P,
+    list_candidates=7,
+)
 # Never met in training: the catalogue's last products.
 STRANGER = "sold-by-someone-else"
 
@@ -184,6 +197,22 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
     history = {"history_item_ids": ("string", [-1, L])}
     answer = {"item_ids": ("string", [-1, K]), "scores": ("float32", [-1, K])}
     candidates = {"item_ids": ("string", [-1, C]), "scores": ("float32", [-1, C])}
+    filters = {
+        "filter_categories": ("string", [-1, F]),
+        "filter_brands": ("string", [-1, F]),
+        "filter_price_min": ("float32", [-1]),
+        "filter_price_max": ("float32", [-1]),
+        "allow_item_ids": ("string", [-1, A]),
+        "include_unavailable": ("bool", [-1]),
+    }
+    lists = {
+        "list_names": ("string", [-1, N]),
+        "list_categories": ("string", [-1, N]),
+        "list_brands": ("string", [-1, N]),
+        "list_price_min": ("float32", [-1, N]),
+        "list_price_max": ("float32", [-1, N]),
+    }
+    page = {"item_ids": ("string", [-1, N, P]), "scores": ("float32", [-1, N, P])}
     promised = {
         "serving_default": (history | optional, answer),
         "recommend": (history | optional, answer),
@@ -191,6 +220,9 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "rank": (history | optional | {"candidate_item_ids": ("string", [-1, C])}, candidates),
         "similar_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
         "complementary_items": (history | optional | {"item_ids": ("string", [-1])}, answer),
+        "recommend_filtered": (history | optional | filters, answer),
+        "retrieve_filtered": (history | optional | filters, candidates),
+        "recommend_lists": (history | optional | lists, page),
         "embed_user": (history | optional, {"embedding": ("float32", [-1, D])}),
         "explain": (
             history | optional | {"candidate_item_ids": ("string", [-1, E])},
@@ -331,6 +363,73 @@ def test_excluding_unknown_products_changes_nothing(world: World, served: Served
     assert names(plain) == names(served("recommend", history_item_ids=history, exclude_item_ids=[[STRANGER] * X]))
 
 
+def test_filtered_answer_is_the_ranker_s_order_of_what_passes(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    brand = world.catalogue.brands[5]
+    passing = np.flatnonzero(world.catalogue.brands == brand)
+    answer = served(
+        "recommend_filtered", history_item_ids=history, filter_brands=[[brand, ""]], filter_price_max=np.float32([20.0])
+    )
+    cheap = [row for row in passing if world.catalogue.prices[row] <= 20]
+    assert 0 < len(cheap) < K
+    assert sorted(names(answer)[0][: len(cheap)]) == sorted(world.ids(*cheap))
+    assert names(answer)[0][len(cheap) :] == [""] * (K - len(cheap))
+    ranked = served("rank", history_item_ids=history, candidate_item_ids=[padded(world.ids(*cheap), C)])
+    assert names(ranked)[0][: len(cheap)] == names(answer)[0][: len(cheap)]
+    np.testing.assert_allclose(answer["scores"][0, : len(cheap)], ranked["scores"][0, : len(cheap)], atol=1e-5)
+
+
+def test_filter_that_is_not_given_restricts_nothing(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    found = served("retrieve_filtered", history_item_ids=history)
+    query = served("embed_user", history_item_ids=history)["embedding"][0]
+    vectors = world.retrieval.candidate_embeddings(tf.range(world.catalogue.size)).numpy()
+    dots = np.where(world.catalogue.available, vectors @ query, -np.inf)
+    assert names(found)[0] == world.ids(*np.argsort(-dots)[:C])
+
+
+def test_allow_list_is_all_that_is_answered(world: World, served: ServedModel) -> None:
+    allowed = world.ids(9, 4)
+    answer = served(
+        "recommend_filtered",
+        history_item_ids=[padded(world.ids(*HISTORY), L)],
+        allow_item_ids=[padded([*allowed, STRANGER], A)],
+    )
+    assert sorted(names(answer)[0]) == sorted(padded(allowed, K))
+
+
+def test_lists_of_a_page_are_filtered_and_share_no_product(world: World, served: ServedModel) -> None:
+    colour = world.catalogue.categories[5]
+    page = served(
+        "recommend_lists",
+        history_item_ids=[padded(world.ids(*HISTORY), L)],
+        list_names=[["For you", "Of one colour"]],
+        list_categories=[["", colour]],
+    )
+    first, second = ([item.decode() for item in line] for line in page["item_ids"][0])
+    assert all(first)
+    assert all(second)
+    assert len({*first, *second}) == 2 * P
+    assert all(item.startswith(colour) for item in second)
+    assert (np.diff(page["scores"][0], axis=1) <= 0).all()
+
+
+def test_page_takes_a_score_for_what_recommend_says(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L)]
+    page = served("recommend_lists", history_item_ids=history, list_names=[["For you", ""]])
+    shown = [item.decode() for item in page["item_ids"][0, 0]]
+    ranked = served("rank", history_item_ids=history, candidate_item_ids=[padded(shown, C)])
+    assert names(ranked)[0][:P] == shown
+    np.testing.assert_allclose(page["scores"][0, 0], ranked["scores"][0, :P], atol=1e-5)
+    assert page["item_ids"][0, 1].tolist() == [b""] * P, "a list without a name is none"
+
+
+def test_new_visitor_s_page_is_popular(world: World, served: ServedModel) -> None:
+    page = served("recommend_lists", history_item_ids=[[""] * L], list_names=[["For you", ""]])
+    popular = served("recommend", history_item_ids=[[""] * L])
+    assert page["item_ids"][0, 0].tolist() == popular["item_ids"][0, :P].tolist()
+
+
 def test_retrieve_is_the_own_products_and_the_nearest_by_dot_product(world: World, served: ServedModel) -> None:
     history = [padded(world.ids(*HISTORY), L)]
     query = served("embed_user", history_item_ids=history)["embedding"][0]
@@ -420,7 +519,7 @@ def test_explain_has_nothing_to_say_of_an_empty_history(world: World, served: Se
 
 
 def test_explain_leaves_the_other_signatures_as_they_are(output: Path) -> None:
-    """The loop over gradients is in one signature's graph alone."""
+    """Loops are in the graphs of `explain` (over gradients) and of the filtered signatures (over requests) alone."""
     library = SavedModel.FromString((output / "recommender" / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
     functions = {function.signature.name: function for function in library.library.function}
     looping = {name for name, function in functions.items() if any("While" in node.op for node in function.node_def)}
@@ -436,7 +535,7 @@ def test_explain_leaves_the_other_signatures_as_they_are(output: Path) -> None:
         return found
 
     signatures = {name for name in functions if "signature_wrapper" in name}
-    assert len([name for name in signatures if called(name) & looping]) == 1
+    assert len([name for name in signatures if called(name) & looping]) == 4
 
 
 def test_similar_items_are_the_nearest_other_products(world: World, served: ServedModel) -> None:
@@ -700,6 +799,14 @@ def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
         "explained": E,
         "exclude_history": False,
         "new": 2,
+        "filters": {
+            "values": F,
+            "allowed": A,
+            "fetched": 4_000,
+            "lists": N,
+            "list_length": P,
+            "list_candidates": 7,
+        },
     }
     assert metadata["custom_ops"] == ["Scann"]
 

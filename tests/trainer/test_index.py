@@ -9,17 +9,10 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer.clusters import clustered_vectors, mixed_queries
-from trainer.index import (
-    ABSENT_SCORE,
-    BruteForceIndex,
-    Index,
-    ScannIndex,
-    ScannLayout,
-    SearchEffort,
-    make_index,
-    milliseconds_per_query,
-    recall_at_100,
-)
+from trainer.index import ABSENT_SCORE, BruteForceIndex, Index, SearchEffort
+from trainer.index_quality import milliseconds_per_query, recall_at_100, tune
+from trainer.portable_index import PortableIndex, Storage
+from trainer.scann_index import ScannIndex, ScannLayout
 
 SIZE, DIM = 1_500, 8
 VECTORS = clustered_vectors(SIZE, DIM, 12, seed=1)
@@ -27,11 +20,27 @@ VECTORS = clustered_vectors(SIZE, DIM, 12, seed=1)
 ROWS = (2 + np.arange(SIZE) * 3 // 2).astype(np.int32)
 QUERIES = mixed_queries(VECTORS, 30, seed=2)
 
+
+def of_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Vectors of catalogue rows, [..., DIM]; zero for rows that are not indexed."""
+    table = np.zeros([ROWS[-1] + 1, DIM], np.float32)
+    table[ROWS] = VECTORS
+    return tf.gather(tf.constant(table), rows)
+
+
+def portable(storage: Storage = "float32") -> Callable[[int], Index]:
+    return lambda k: PortableIndex(k, storage, of_rows, partitions_from=0)
+
+
 MAKERS: dict[str, Callable[[int], Index]] = {
     "exact": BruteForceIndex,
     "scann_scoring": ScannIndex,
     "scann_hashing": lambda k: ScannIndex(k, brute_force_below=0),
     "scann_tree": lambda k: ScannIndex(k, brute_force_below=0, tree_from=0),
+    "portable_scoring": PortableIndex,
+    "portable": portable(),
+    "portable_bfloat16": portable("bfloat16"),
+    "portable_int8": portable("int8"),
 }
 
 
@@ -96,7 +105,9 @@ def test_more_than_there_are_is_padded_with_finite_scores(index: Index) -> None:
     assert ((rows > 0).argmin(axis=1) == (rows > 0).sum(axis=1)).all(), "padding stands at the end"
 
 
-@pytest.mark.parametrize("name", ["exact", "scann_scoring", "scann_hashing"])
+@pytest.mark.parametrize(
+    "name", ["exact", "scann_scoring", "scann_hashing", "portable", "portable_bfloat16", "portable_int8"]
+)
 def test_a_batch_answers_as_its_queries_do_one_by_one(name: str) -> None:
     index = MAKERS[name](20).index(VECTORS, ROWS)
     together = index(tf.constant(QUERIES))[1].numpy()
@@ -109,7 +120,7 @@ def test_empty_batch_has_an_empty_answer(index: Index) -> None:
     assert scores.shape == rows.shape == (0, 20)
 
 
-@pytest.mark.parametrize("name", ["exact", "scann_scoring"])
+@pytest.mark.parametrize("name", ["exact", "scann_scoring", "portable_scoring", "portable", "portable_int8"])
 def test_exact_scoring_finds_what_numpy_finds(name: str) -> None:
     rows = MAKERS[name](20).index(VECTORS, ROWS)(tf.constant(QUERIES))[1].numpy()
     np.testing.assert_array_equal(rows, exact_top(QUERIES, 20))
@@ -154,34 +165,35 @@ def test_layout_follows_the_published_rules(size: int, layout: ScannLayout) -> N
     assert ScannLayout.for_size(size, brute_force_below=20_000, tree_from=100_000) == layout
 
 
-def test_make_index_knows_the_configured_kinds() -> None:
-    assert isinstance(make_index("scann", 5), ScannIndex)
-    assert isinstance(make_index("brute_force", 5), BruteForceIndex)
+PARTITIONED = pytest.mark.parametrize("name", ["scann_tree", "portable", "portable_int8"])
 
 
-def test_search_that_finds_too_few_is_masked() -> None:
-    # 39 leaves of about 38 products: a search of two leaves cannot find 400.
-    index = ScannIndex(400, brute_force_below=0, tree_from=0).index(VECTORS, ROWS)
+@PARTITIONED
+def test_search_that_finds_too_few_is_masked(name: str) -> None:
+    # 39 leaves of about 40 products: a search of two leaves cannot find 400.
+    index = MAKERS[name](400).index(VECTORS, ROWS)
     index.effort = SearchEffort(leaves=2, reordered=800)
     scores, rows = (values.numpy() for values in index(tf.constant(QUERIES)))
     assert (rows == 0).any()
     assert np.isfinite(scores).all()
 
 
-def test_tuning_chooses_the_least_effort_that_reaches_the_recall() -> None:
+@PARTITIONED
+def test_tuning_chooses_the_least_effort_that_reaches_the_recall(name: str) -> None:
     exact = BruteForceIndex(150).index(VECTORS, ROWS)
-    index = ScannIndex(150, brute_force_below=0, tree_from=0).index(VECTORS, ROWS)
+    index = MAKERS[name](150).index(VECTORS, ROWS)
     most = index.effort
-    reached = index.tune(QUERIES, exact, 0.9)
+    reached = tune(index, QUERIES, exact, 0.9)
     assert index.effort.leaves < most.leaves
     assert 0.9 <= reached == recall_at_100(index, exact, QUERIES)
 
 
-def test_tuning_in_vain_ends_with_the_greatest_effort() -> None:
+@PARTITIONED
+def test_tuning_in_vain_ends_with_the_greatest_effort(name: str) -> None:
     exact = BruteForceIndex(150).index(VECTORS, ROWS)
-    index = ScannIndex(150, brute_force_below=0, tree_from=0).index(VECTORS, ROWS)
+    index = MAKERS[name](150).index(VECTORS, ROWS)
     most = index.effort
-    index.tune(QUERIES, exact, 1.01)
+    tune(index, QUERIES, exact, 1.01)
     assert index.effort == most
 
 
@@ -292,7 +304,7 @@ def test_scann_finds_98_percent_of_the_nearest_hundred_of_200_000(
     exact = BruteForceIndex(300).index(vectors, rows)
     start = time.perf_counter()
     index = ScannIndex(300).index(vectors, rows)
-    index.tune(queries[:500], exact, 0.985)
+    tune(index, queries[:500], exact, 0.985)
     assert time.perf_counter() - start < 120
     assert index.layout == ScannLayout(hashing=True, leaves=447)
     assert recall_at_100(index, exact, queries[500:]) >= 0.98

@@ -43,6 +43,23 @@ def test_table_and_single_rows_agree() -> None:
     np.testing.assert_allclose(encoder.vectors(rows), tf.gather(encoder.table(), rows), atol=1e-6)
 
 
+def test_table_of_a_large_catalogue_is_made_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder()
+    whole = encoder.table()
+    asked: list[int] = []
+    vectors = encoder.vectors
+
+    def counted(rows: tf.Tensor) -> tf.Tensor:
+        asked.append(len(rows))
+        return vectors(rows)
+
+    monkeypatch.setattr("trainer.catalogue_encoder._ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(encoder, "vectors", counted)
+    np.testing.assert_allclose(encoder.table(), whole, atol=1e-6)
+    # 26 rows in blocks of at most ten.
+    assert asked == [9, 9, 8]
+
+
 def test_gather_encodes_only_the_rows_asked_for_where_they_are_fewer_than_the_catalogue() -> None:
     encoder = make_encoder()
     few, many = tf.constant([[5, 0]]), tf.range(26)

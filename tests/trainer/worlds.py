@@ -93,6 +93,7 @@ def checkerboard_catalogue(has_timestamps: bool = True, new_items: int = 2, cont
         categories=np.array(["", "", *(COLOURS[1 - group] for group in colour)], dtype=object),
         prices=prices,
         images=[b""] * size,
+        brands=np.array(["", "", *(f"brand-{number % 3}" for number in range(items))], dtype=object),
     )
 
 
@@ -171,7 +172,7 @@ def _product(catalogue: Catalogue, row: int) -> dict[str, list]:
         "id_row": [catalogue.id_rows[row]],
         "title": [catalogue.titles[row].encode()],
         "category": [catalogue.categories[row].encode()],
-        "brand": [],
+        "brand": [catalogue.brands[row].encode()] if catalogue.brands[row] else [],
         "price_raw": [] if np.isnan(catalogue.prices[row]) else [float(catalogue.prices[row])],
         "image": [],
         "known_from": [catalogue.known_from[row]],
