@@ -9,15 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from aiohttp import web
-from aiohttp.client_exceptions import ClientError
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from serving.core import ServingCore
 from serving.errors import RequestError, ServingError
 from serving.options import ServerOptions
 from serving.rest_api import Answer, RestApi, refusal
-from serving.rest_body import LARGE_BYTES, BodyError, BodyReader
+from serving.rest_body import LARGE_BYTES, BodyError, BodyReader, unpack
 from serving.rest_json import error_json
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +48,8 @@ class RestServer:
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         self._seconds = options.rest_api_timeout_in_ms / 1e3
-        self._bodies = BodyReader(options.max_message_bytes, self._seconds)
+        self._max_bytes = options.max_message_bytes
+        self._bodies = BodyReader(self._max_bytes, self._seconds)
         self._api = RestApi(core, options.monitoring)
         self._threads = ThreadPoolExecutor(options.rest_api_num_threads, thread_name_prefix="rest")
         # Large requests are worked on one after another: their JSON takes much memory, and small ones must not wait.
@@ -94,13 +94,15 @@ class RestServer:
         await self._stopping.wait()
         listener.close()
         http.pre_shutdown()
+        # Answers that are there are let out before their connections are closed.
+        leaving = 1.0
         try:
             async with asyncio.timeout(self._grace):
                 await self._idle.wait()
         except TimeoutError:
             _LOG.warning("%d REST requests were not answered within %g s", self._requests, self._grace)
-        # Lets the last answers out and closes the connections.
-        await http.shutdown(timeout=1.0)
+            leaving = 0.05
+        await http.shutdown(leaving)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._requests += 1
@@ -132,19 +134,22 @@ class RestServer:
                 return _response(await self._work(request, body))
         except BodyError as error:
             response = _response(Answer(error.status, error_json(error.message)))
-        except (ClientError, HttpProcessingError) as error:
-            # A body that breaks off, or isn't in the encoding that its headers name.
-            response = _response(Answer(400, error_json(f"The body can't be read: {error}")))
         # What is left of the body would be taken for the next request.
         response.force_close()
         return response
 
     async def _work(self, request: web.BaseRequest, body: bytearray) -> Answer:
         """Answers in a thread. Where the client vanishes before a thread is free, nothing is done."""
-        pool = self._large_thread if len(body) > LARGE_BYTES else self._threads
+        packed = "gzip" in request.headers.get(hdrs.CONTENT_ENCODING, "")
+        pool = self._large_thread if packed or len(body) > LARGE_BYTES else self._threads
+
+        def work() -> Answer:
+            whole = unpack(body, self._max_bytes) if packed else body
+            return self._api.answer(request.method, request.raw_path, whole)
+
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._loop.run_in_executor(pool, self._api.answer, request.method, request.raw_path, body)
+                return await self._loop.run_in_executor(pool, work)
         except TimeoutError:
             return refusal(RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"))
 
@@ -158,6 +163,8 @@ class _HttpServer(web.Server):
             handler_cancellation=True,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=_LINGERING_SECONDS,
+            # Only gzip is taken, as by TensorFlow Serving, and not in the thread that all connections share.
+            auto_decompress=False,
             access_log=None,
             logger=_http_log(),
         )

@@ -1,6 +1,7 @@
 """Reads the bodies of HTTP requests within bounds of size, time and memory."""
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from aiohttp import hdrs, web
 LARGE_BYTES = 1 << 20
 # Bytes of large bodies that are held at once; of all bodies, twice as many.
 _HELD_BYTES = 256 << 20
+# What zlib calls a gzip header.
+_GZIP = 16
 
 
 class BodyError(Exception):
@@ -26,7 +29,7 @@ class BodyReader:
     """Reads bodies for one server, and counts what they hold together. For one event loop."""
 
     def __init__(self, max_bytes: int, seconds: float) -> None:
-        """Bounds a body to `max_bytes` (once decompressed), and its arrival to `seconds`."""
+        """Bounds a body to `max_bytes`, and its arrival to `seconds`."""
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._held = 0
@@ -36,10 +39,11 @@ class BodyReader:
         """The whole body, which counts as held while the block runs.
 
         Raises:
-            BodyError: it is too large (413), comes too slowly (408), or too much is held already (429).
+            BodyError: it is too large (413), comes too slowly (408), breaks the rules of HTTP (400), or too much is
+                held already (429).
         """
         if request.content_length is not None and request.content_length > self._max_bytes:
-            raise self._too_large()
+            raise _too_large(self._max_bytes)
         body = bytearray()
         try:
             await self._fill(body, request)
@@ -56,11 +60,32 @@ class BodyReader:
                     body += chunk
                     self._held += len(chunk)
                     if len(body) > self._max_bytes:
-                        raise self._too_large()
+                        raise _too_large(self._max_bytes)
                     if self._held > (_HELD_BYTES if len(body) > LARGE_BYTES else 2 * _HELD_BYTES):
                         raise BodyError(429, "The server holds as many large requests as it can. Try again later.")
+        except web.RequestPayloadError as error:
+            raise BodyError(400, f"The body can't be read: {error}") from None
         except TimeoutError:
             raise BodyError(408, f"The body didn't arrive within {self._seconds:g} s.") from None
 
-    def _too_large(self) -> BodyError:
-        return BodyError(413, f"The body is larger than {self._max_bytes} bytes.")
+
+def unpack(body: bytearray, max_bytes: int) -> bytes:
+    """The body that a client compressed with gzip.
+
+    Raises:
+        BodyError: it isn't gzip (400), or it is larger than `max_bytes` (413).
+    """
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | _GZIP)
+    try:
+        whole = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BodyError(400, f"The body isn't gzip, as its Content-Encoding says: {error}") from None
+    if len(whole) > max_bytes:
+        raise _too_large(max_bytes)
+    if not unpacker.eof:
+        raise BodyError(400, "The body ends before its gzip stream does.")
+    return whole
+
+
+def _too_large(max_bytes: int) -> BodyError:
+    return BodyError(413, f"The body is larger than {max_bytes} bytes.")

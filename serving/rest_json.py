@@ -25,7 +25,7 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRespo
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 
 from serving.errors import RequestError, invalid_argument
-from serving.predict import MAX_INPUT_ELEMENTS
+from serving.predict import MAX_INPUT_ELEMENTS, flat_array
 
 # Characters of a value that an error message shows.
 _SHOWN = 256
@@ -402,7 +402,7 @@ def _tokens(name: str, tensor: TensorProto) -> list[bytes]:
         if name.endswith("_bytes"):
             return [b'{"b64": "' + base64.b64encode(value) + b'"}' for value in tensor.string_val]
         return [_text(value) for value in tensor.string_val]
-    values = tf.make_ndarray(tensor).ravel()
+    values = flat_array(tensor, math.prod(_sizes(tensor))).ravel()
     if values.dtype == np.float16:
         values = values.astype(np.float32)
     if tensor.dtype not in _TYPES and values.dtype != np.float32:
