@@ -312,7 +312,7 @@ def _rows(signature: Signature, inputs: Mapping[str, np.ndarray]) -> tuple[list[
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
     rows = len(next(iter(inputs.values()), arrays[0]))
     for position, alias in enumerate(signature.inputs):
-        if alias not in inputs and len(arrays[position]) == 1 and rows > 1:
+        if alias not in inputs and len(arrays[position]) == 1 != rows:
             arrays[position] = np.repeat(arrays[position], rows, axis=0)
     if any(len(array) != rows for array in arrays):
         raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
