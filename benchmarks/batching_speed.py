@@ -24,11 +24,11 @@ from benchmarks.machine import machine, table
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _LENGTH = 100
 _ITEMS = 10_000
-_WIDTH = 1_024
+_WIDTH = 1_280
 _CALLERS = 32
 _BATCHING = """
 max_batch_size { value: 32 } batch_timeout_micros { value: 0 } max_enqueued_batches { value: 100 }
-num_batch_threads { value: 1 }
+num_batch_threads { value: 2 }
 allowed_batch_sizes: [1, 2, 4, 8, 16, 32]
 """
 
