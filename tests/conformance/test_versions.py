@@ -51,6 +51,17 @@ def test_broken_version_leaves_the_old_one_serving(
     assert server.states("swapped")[old] == ModelVersionStatus.AVAILABLE
 
 
+def test_empty_version_directory_leaves_the_old_one_serving(
+    server: Server, request_for: Build, next_version: Callable[[], int]
+) -> None:
+    old = server.predict(request_for("swapped", x=X)).model_spec.version.value
+    empty = next_version()
+    (server.models / "swapped" / str(empty)).mkdir()
+    server.wait_for("swapped", empty, ModelVersionStatus.LOADING)
+    assert server.predict(request_for("swapped", x=X)).model_spec.version.value == old
+    assert server.states("swapped")[old] == ModelVersionStatus.AVAILABLE
+
+
 def warm_up_requests(request_for: Build, count: int, width: int = 2) -> list[PredictRequest]:
     return [request_for("swapped", x=np.ones((1, width), np.float32))] * count
 
