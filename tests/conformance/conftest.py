@@ -2,10 +2,12 @@
 
 By default it is the embedded server. Another one is tested with CONFORMANCE_TARGET=HOST:PORT and
 CONFORMANCE_MODELS=FOLDER, if it serves the models `scaler` and `swapped` from FOLDER/scaler and FOLDER/swapped with
-the policy `latest { num_versions: 2 }` for scaler and the default one for swapped.
+the policy `latest { num_versions: 2 }` for scaler and the default one for swapped. Its REST port is named by
+CONFORMANCE_REST_TARGET=HOST:PORT.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ class Server:
     models: Path
     prediction: PredictionServiceStub
     status: ModelServiceStub
+    # HOST:PORT; None where a foreign server's isn't named.
+    rest: str | None
 
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Asks with a deadline."""
@@ -95,16 +99,23 @@ def server(tmp_path_factory: pytest.TempPathFactory, saved: Callable[[float], Pa
         if not (models / name / str(version)).exists():
             publish(saved(version + 1.0), models / name, version)
     if target:
-        yield _ready(models, target)
+        yield _ready(models, target, os.environ.get("CONFORMANCE_REST_TARGET"))
         return
     config = text_format.Parse(_CONFIG.format(models=models), ModelServerConfig())
-    with ModelServer(config, port=0, options=ServerOptions(file_system_poll_wait_seconds=0.1)) as embedded:
-        yield _ready(models, embedded.address)
+    options = ServerOptions(file_system_poll_wait_seconds=0.1, rest_api_port=_free_port())
+    with ModelServer(config, port=0, options=options) as embedded:
+        assert embedded.rest is not None
+        yield _ready(models, embedded.address, embedded.rest.address)
 
 
-def _ready(models: Path, target: str) -> Server:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def _ready(models: Path, target: str, rest: str | None) -> Server:
     channel = grpc.insecure_channel(target)
-    server = Server(models, PredictionServiceStub(channel), ModelServiceStub(channel))
+    server = Server(models, PredictionServiceStub(channel), ModelServiceStub(channel), rest)
     for name, version in (("scaler", 1), ("scaler", 2), ("swapped", 1)):
         server.wait_for(name, version)
     return server
