@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tensorflow as tf
@@ -20,7 +20,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 import serving.rest
 from protos.server_config_pb2 import MonitoringConfig
 from serving.core import ServingCore
-from serving.errors import ServingError
+from serving.errors import RequestError, ServingError
 from serving.options import ServerOptions
 from serving.rest import RestServer
 from tests.serving.models import Scaler, publish
@@ -333,29 +333,6 @@ def test_metrics_are_off_unless_enabled(serve: Serve) -> None:
         (
             "POST",
             "/v1/models/scaler:classify",
-            '{"examples": [{"x": 1}]}',
-            400,
-            "Expected classification signature method_name to be tensorflow/serving/classify. "
-            "Was: tensorflow/serving/predict",
-        ),
-        (
-            "POST",
-            "/v1/models/scaler:regress",
-            '{"examples": [{"x": 1}]}',
-            400,
-            "Expected regression signature method_name to be tensorflow/serving/regress. "
-            "Was: tensorflow/serving/predict",
-        ),
-        (
-            "POST",
-            "/v1/models/scaler:regress",
-            '{"examples": [{}], "signature_name": "z"}',
-            400,
-            "No signature was found with the name: z",
-        ),
-        (
-            "POST",
-            "/v1/models/scaler:classify",
             "{}",
             400,
             "JSON Value: {} When method is classify, key 'examples' is expected and was not found",
@@ -373,6 +350,18 @@ def test_errors_have_a_status_and_a_message(
     rest: RestServer, method: str, path: str, body: str | None, status: int, message: str
 ) -> None:
     assert ask(rest, method, path, body) == (status, '{\n    "error": ' + json.dumps(message) + "\n}")
+
+
+@pytest.mark.parametrize("method", ["classify", "regress"])
+@pytest.mark.parametrize("signature", ["serving_default", "greet", "nothing"])
+def test_examples_are_refused_as_over_grpc(
+    rest: RestServer, core: ServingCore, method: Literal["classify", "regress"], signature: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        core.refuse_examples(ModelSpec(name="scaler", signature_name=signature), method)
+    body = json.dumps({"examples": [{"x": 1}], "signature_name": signature})
+    status, text = ask(rest, "POST", f"/v1/models/scaler:{method}", body)
+    assert (status, json.loads(text)) == (400, {"error": caught.value.message})
 
 
 def test_a_taken_port_is_named(rest: RestServer, core: ServingCore) -> None:
