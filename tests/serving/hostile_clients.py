@@ -1,11 +1,13 @@
 """Clients that mean harm, each a function that does one thing once. No TensorFlow: they are processes of their own."""
 
 import contextlib
+import multiprocessing
 import random
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 
 import grpc
 
@@ -13,6 +15,8 @@ from protos.predict_pb2 import DT_FLOAT, DT_INT64, DT_STRING, PredictRequest
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _REST = "/v1/models/scaler:predict"
+# How HTTP/2, and so gRPC, begins.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LARGE = 100 * 1000 * 1000
 # What a server may answer to a request that is wrong; UNKNOWN would be an exception that nobody caught, INTERNAL is
 # what gRPC itself says to bytes that are no message.
@@ -53,6 +57,34 @@ class Target:
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK
+
+
+Attack = Callable[[Target], None]
+
+
+def attack_while(
+    attack: Attack,
+    ports: tuple[int, int],
+    rate: float,
+    active: Event,
+    done: Event,
+    ready: Event,
+    result: "multiprocessing.Queue[str]",
+) -> None:
+    """The attackers' process: repeats an attack at most `rate` times a second while `active` is set."""
+    target = Target(*ports, random.Random(1))
+    count = 0
+    ready.set()
+    try:
+        while not done.is_set():
+            if active.wait(0.05):
+                began = time.monotonic()
+                attack(target)
+                count += 1
+                time.sleep(max(0.0, 1 / rate - (time.monotonic() - began)))
+    except Exception as error:
+        result.put(f"{type(error).__name__}: {error}")
+    result.put(f"{count} times")
 
 
 def random_bytes(target: Target) -> None:
@@ -221,7 +253,7 @@ def vanishing(target: Target) -> None:
         with target.connect(target.rest_port) as client:
             client.sendall(sent)
     with target.connect(target.grpc_port) as client:
-        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 64, 1, 4, 0, 0]))
+        client.sendall(_PREFACE + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 64, 1, 4, 0, 0]))
     request = PredictRequest()
     request.model_spec.name = "scaler"
     x = request.inputs["x"]

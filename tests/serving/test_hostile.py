@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import grpc
@@ -26,14 +25,13 @@ import pytest
 
 from protos.predict_pb2 import DT_FLOAT, PredictRequest, PredictResponse
 from tests.serving import hostile_clients
-from tests.serving.hostile_clients import Target, idle_connections
+from tests.serving.hostile_clients import Attack, Target, attack_while, idle_connections
 from tests.serving.models import publish
 
 _MB = 1 << 20
 # Seconds between two good requests of a client.
 _PERIOD = 0.01
 _SPAWN = multiprocessing.get_context("spawn")
-Attack = Callable[[Target], None]
 
 
 @dataclass
@@ -120,29 +118,6 @@ def victim(tmp_path_factory: pytest.TempPathFactory, scaler: Path) -> Iterator[V
     assert process.returncode == 0
 
 
-def attack_while(
-    attack: Attack,
-    ports: tuple[int, int],
-    rate: float,
-    active: Event,
-    done: Event,
-    result: "multiprocessing.Queue[str]",
-) -> None:
-    """The attackers' process: repeats an attack at most `rate` times a second while `active` is set."""
-    target = Target(*ports, random.Random(1))
-    count = 0
-    try:
-        while not done.is_set():
-            if active.wait(0.05):
-                began = time.monotonic()
-                attack(target)
-                count += 1
-                time.sleep(max(0.0, 1 / rate - (time.monotonic() - began)))
-    except Exception as error:
-        result.put(f"{type(error).__name__}: {error}")
-    result.put(f"{count} times")
-
-
 @dataclass
 class Siege:
     """What good requests saw of an attack."""
@@ -171,10 +146,11 @@ class Siege:
 
 def besiege(victim: Victim, attack: Attack, rate: float, periods: int, seconds: float) -> Siege:
     """Good requests in quiet and hostile periods, in turn."""
-    active, done, result = _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Queue()
-    ports = (victim.grpc_port, victim.rest_port)
-    process = _SPAWN.Process(target=attack_while, args=(attack, ports, rate, active, done, result), daemon=True)
+    active, done, ready, result = _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Queue()
+    arguments = (attack, (victim.grpc_port, victim.rest_port), rate, active, done, ready, result)
+    process = _SPAWN.Process(target=attack_while, args=arguments, daemon=True)
     process.start()
+    assert ready.wait(60)
     good = Good(victim)
     before = most = victim.megabytes
     watching = threading.Event()
@@ -219,7 +195,7 @@ _NAMES = [attack.__name__ for attack, _, _ in _ATTACKS]
 
 @pytest.mark.parametrize(("attack", "rate", "megabytes"), _ATTACKS, ids=_NAMES)
 def test_good_requests_are_answered_beside(victim: Victim, attack: Attack, rate: float, megabytes: float) -> None:
-    siege = besiege(victim, attack, rate, periods=1, seconds=1.0)
+    siege = besiege(victim, attack, rate, periods=1, seconds=0.6)
     assert siege.attacks > 0
     assert siege.good.failures == []
     assert siege.megabytes_most < siege.megabytes_before + megabytes
@@ -258,7 +234,7 @@ def _idle_siege(victim: Victim, port: int, count: int, seconds: float) -> tuple[
 @pytest.mark.parametrize("protocol", ["gRPC", "REST"])
 def test_idle_connections_harm_nobody(victim: Victim, protocol: str) -> None:
     port = victim.rest_port if protocol == "REST" else victim.grpc_port
-    siege, taken = _idle_siege(victim, port, 500, 1.0)
+    siege, taken = _idle_siege(victim, port, 500, 0.5)
     assert taken == 500
     assert siege.good.failures == []
 
