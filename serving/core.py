@@ -254,7 +254,8 @@ class ServingCore:
                 "currently supported"
             )
         try:
-            models = parse_models(config)
+            # An empty list is one, too: nothing is served from then on.
+            models = parse_models(config) if config.model_config_list.config else []
         except ServingError as error:
             raise invalid_argument(str(error)) from None
         return self._manager.configure(models)
