@@ -60,12 +60,6 @@ def test_column_form_answers_outputs(ask: Ask) -> None:
     )
 
 
-def test_column_form_takes_inputs_of_other_sizes(ask: Ask) -> None:
-    # One shift for both rows: not possible in row form, where all inputs have one 0th dimension.
-    body = {"inputs": {"x": [[1, 2], [3, 4]], "shift": [5]}}
-    assert ask("POST", "/v1/models/scaler:predict", body)[1]["outputs"]["y"] == [[8.0, 11.0], [14.0, 17.0]]
-
-
 def test_single_input_and_output_need_no_names(ask: Ask) -> None:
     rows = {"signature_name": "greet", "instances": ["Ann", "Zoë"]}
     columns = {"signature_name": "greet", "inputs": ["Ann", "Zoë"]}

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 
 import grpc
@@ -69,22 +70,22 @@ def attack_while(
     active: Event,
     done: Event,
     ready: Event,
-    result: "multiprocessing.Queue[str]",
+    count: "Synchronized[int]",
+    failure: "multiprocessing.Queue[str]",
 ) -> None:
     """The attackers' process: repeats an attack at most `rate` times a second while `active` is set."""
     target = Target(*ports, random.Random(1))
-    count = 0
     ready.set()
     try:
         while not done.is_set():
             if active.wait(0.05):
                 began = time.monotonic()
                 attack(target)
-                count += 1
+                count.value += 1
                 time.sleep(max(0.0, 1 / rate - (time.monotonic() - began)))
     except Exception as error:
-        result.put(f"{type(error).__name__}: {error}")
-    result.put(f"{count} times")
+        failure.put(f"{type(error).__name__}: {error}")
+    failure.put("")
 
 
 def random_bytes(target: Target) -> None:

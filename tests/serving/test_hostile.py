@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import grpc
 import psutil
 import pytest
 
-from protos.predict_pb2 import DT_FLOAT, PredictRequest, PredictResponse
+from protos.predict_pb2 import DT_FLOAT, DT_STRING, PredictRequest, PredictResponse
 from tests.serving import hostile_clients
 from tests.serving.hostile_clients import Attack, Target, attack_while, idle_connections
 from tests.serving.models import publish
@@ -66,11 +67,7 @@ class Good:
         x.tensor_shape.dim.add(size=1)
         x.tensor_shape.dim.add(size=2)
         with grpc.insecure_channel(f"127.0.0.1:{self.victim.grpc_port}") as channel:
-            predict = channel.unary_unary(
-                "/tensorflow.serving.PredictionService/Predict",
-                PredictRequest.SerializeToString,
-                PredictResponse.FromString,
-            )
+            predict = _predict_of(channel)
             rest = http.client.HTTPConnection("127.0.0.1", self.victim.rest_port, timeout=10)
             predict(request, timeout=10)
             end = time.monotonic() + duration
@@ -90,6 +87,14 @@ class Good:
         if answer != [2.0, 4.0]:
             self.failures.append(f"{name}: {answer}")
         time.sleep(_PERIOD)
+
+
+def _predict_of(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
+    return channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Predict",
+        PredictRequest.SerializeToString,
+        PredictResponse.FromString,
+    )
 
 
 def _ask_rest(connection: http.client.HTTPConnection) -> list[float]:
@@ -144,40 +149,47 @@ class Siege:
         return f"{self.attacks} attacks, {slower}, memory {memory}"
 
 
-def besiege(victim: Victim, attack: Attack, rate: float, periods: int, seconds: float) -> Siege:
-    """Good requests in quiet and hostile periods, in turn."""
-    active, done, ready, result = _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Queue()
-    arguments = (attack, (victim.grpc_port, victim.rest_port), rate, active, done, ready, result)
+def besiege(victim: Victim, attack: Attack, rate: float, attacks: int, seconds: float) -> Siege:
+    """Good requests in quiet and hostile periods, in turn, until there were as many attacks."""
+    active, done, ready = _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Event()
+    count, failure = _SPAWN.Value("i", 0), _SPAWN.Queue()
+    arguments = (attack, (victim.grpc_port, victim.rest_port), rate, active, done, ready, count, failure)
     process = _SPAWN.Process(target=attack_while, args=arguments, daemon=True)
     process.start()
     assert ready.wait(60)
     good = Good(victim)
-    before = most = victim.megabytes
-    watching = threading.Event()
+    before = victim.megabytes
+    with _most_memory(victim) as most:
+        while count.value < attacks and process.is_alive():
+            good.run("quiet", seconds)
+            active.set()
+            good.run("hostile", seconds)
+            active.clear()
+            # What is under way ends before the next quiet period.
+            time.sleep(0.3)
+        done.set()
+        assert failure.get(timeout=60) == ""
+        process.join(60)
+    siege = Siege(good, count.value, before, max(most), victim.megabytes)
+    print(attack.__name__, siege)
+    return siege
+
+
+@contextmanager
+def _most_memory(victim: Victim) -> Iterator[list[float]]:
+    """Looks at the victim's memory as long as the block runs."""
+    seen = [victim.megabytes]
+    done = threading.Event()
 
     def watch() -> None:
-        nonlocal most
-        while not watching.wait(0.05):
-            most = max(most, victim.megabytes)
+        while not done.wait(0.05):
+            seen.append(victim.megabytes)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for _ in range(periods):
-        good.run("quiet", seconds)
-        active.set()
-        good.run("hostile", seconds)
-        active.clear()
-        # What is under way ends before the next quiet period.
-        time.sleep(0.3)
+    yield seen
     done.set()
-    said = result.get(timeout=60)
-    process.join(60)
-    watching.set()
     watcher.join()
-    assert said.endswith(" times"), said
-    siege = Siege(good, int(said.split()[0]), before, most, victim.megabytes)
-    print(attack.__name__, siege)
-    return siege
 
 
 # Attacks a second, and megabytes that memory may grow by while they last. The noise of allocators is some tens; a body
@@ -195,18 +207,39 @@ _NAMES = [attack.__name__ for attack, _, _ in _ATTACKS]
 
 @pytest.mark.parametrize(("attack", "rate", "megabytes"), _ATTACKS, ids=_NAMES)
 def test_good_requests_are_answered_beside(victim: Victim, attack: Attack, rate: float, megabytes: float) -> None:
-    siege = besiege(victim, attack, rate, periods=1, seconds=0.6)
-    assert siege.attacks > 0
+    siege = besiege(victim, attack, rate, attacks=1, seconds=0.6)
     assert siege.good.failures == []
     assert siege.megabytes_most < siege.megabytes_before + megabytes
+
+
+def test_small_message_cannot_ask_for_terabytes(victim: Victim) -> None:
+    # One string of 1 MB, to be repeated four million times.
+    request = PredictRequest()
+    request.model_spec.name = "scaler"
+    request.model_spec.signature_name = "greet"
+    name = request.inputs["name"]
+    name.dtype = DT_STRING
+    name.tensor_shape.dim.add(size=1 << 22)
+    name.string_val.append(b"x" * _MB)
+    with pytest.raises(grpc.RpcError, match="repeated they may take 4194304 bytes") as caught:
+        _predict(victim, request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    # What fits is repeated.
+    name.tensor_shape.dim[0].size = 3
+    assert list(_predict(victim, request).outputs["greeting"].string_val) == [b"hello " + b"x" * _MB] * 3
+
+
+def _predict(victim: Victim, request: PredictRequest) -> PredictResponse:
+    with grpc.insecure_channel(f"127.0.0.1:{victim.grpc_port}") as channel:
+        return _predict_of(channel)(request, timeout=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("attack", "rate", "megabytes"), _ATTACKS, ids=_NAMES)
 def test_good_requests_keep_their_latency_beside(victim: Victim, attack: Attack, rate: float, megabytes: float) -> None:
-    # 10,000 fuzzed messages take 50 s of attack at their rate; the others less.
-    periods = 25 if attack is hostile_clients.fuzzed_predict else 8
-    siege = besiege(victim, attack, rate, periods, seconds=2.0)
+    # Fuzzed messages: 10,000, which takes 50 s of attack; the others: as many as they do in 16 s.
+    attacks = 10_000 if attack is hostile_clients.fuzzed_predict else int(16 * rate)
+    siege = besiege(victim, attack, rate, attacks, seconds=2.0)
     assert siege.good.failures == []
     assert siege.megabytes_most < siege.megabytes_before + megabytes
     for kind in ("gRPC", "REST"):
