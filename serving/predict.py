@@ -18,6 +18,12 @@ Run = Callable[[Servable, Signature, Mapping[str, np.ndarray], Sequence[str]], d
 # doesn't bound what it unpacks to.
 MAX_INPUT_ELEMENTS = 1 << 22
 
+# Bytes that a repeated value may unpack to: a message of 1 MB could ask for terabytes of strings. What TensorFlow takes
+# for a string beside its characters, and at most for a number.
+_MAX_REPEATED_BYTES = 4 << 20
+_STRING_BYTES = 24
+_NUMBER_BYTES = 8
+
 # The types that recommenders speak, as NumPy has them, and where a TensorProto keeps values of each.
 # TensorFlow Serving, too, writes results into these fields by default.
 _VALUE_FIELDS: dict[int, tuple[str, type]] = {
@@ -110,8 +116,15 @@ def flat_array(proto: TensorProto, elements: int) -> np.ndarray:
         raise ValueError(f"{len(values)} values for a tensor of {elements} elements")
     if len(values) < elements:
         # The last value stands for those that follow.
-        values += [values[-1] if values else (b"" if dtype is np.object_ else 0)] * (elements - len(values))
+        values += _repeated(values[-1] if values else (b"" if dtype is np.object_ else 0), elements - len(values))
     return np.array(values, dtype=dtype)
+
+
+def _repeated(value: bytes | float, count: int) -> list[bytes | float]:
+    size = count * (_STRING_BYTES + len(value) if isinstance(value, bytes) else _NUMBER_BYTES)
+    if size > _MAX_REPEATED_BYTES:
+        raise ValueError(f"{count} values are left to the last one; repeated they may take {_MAX_REPEATED_BYTES} bytes")
+    return [value] * count
 
 
 def _type_name(dtype: int) -> str:

@@ -309,10 +309,9 @@ def _numbers(values: list[Any], kind: _Type) -> np.ndarray:
             if min(values) < range_.min or max(values) > range_.max:
                 raise _type_error(next(value for value in values if not range_.min <= value <= range_.max), kind)
         return np.array(values, kind.numpy)
-    if int in set(map(type, values)):
-        inexact = next((value for value in values if isinstance(value, int) and abs(value) > kind.largest_int), None)
-        if inexact is not None:
-            raise _lossy_error(inexact, kind)
+    whole = [value for value in values if type(value) is int]
+    if max(map(abs, whole), default=0) > kind.largest_int:
+        raise _lossy_error(next(value for value in whole if abs(value) > kind.largest_int), kind)
     wide = np.array(values, np.float64)
     too_large = np.isfinite(wide) & (np.abs(wide) > np.finfo(kind.numpy).max)
     if too_large.any():
