@@ -7,21 +7,25 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
+from protos.server_config_pb2 import BatchingParameters
 from serving.client import RecommenderClient, RecommenderError
 from serving.errors import ServingError
 from serving.model_config import model_configs_for
-from serving.model_manager import Timing
+from serving.options import ServerOptions
 from serving.servable import Servable
-from serving.server import ModelServer, ServerOptions
+from serving.server import ModelServer
 from tests.serving.models import add_warm_up, publish, truncate_variables
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +44,8 @@ print("stopped", flush=True)
 STUBS_ONLY = """
 import sys
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
@@ -115,8 +121,8 @@ def test_version_without_a_model_is_reported_and_touches_nothing_else(
     scaler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(scaler, tmp_path / "scaler", 1)
-    timing = Timing(poll_seconds=0.05, load_retries=0)
-    with ModelServer(model_configs_for(tmp_path), 0, options=ServerOptions(timing=timing)) as server:
+    options = ServerOptions(file_system_poll_wait_seconds=0.05, max_num_load_retries=0)
+    with ModelServer(model_configs_for(tmp_path), 0, options=options) as server:
         server.wait_until_available(60)
         (tmp_path / "scaler" / "2").mkdir()
         end = time.monotonic() + 10
@@ -143,23 +149,38 @@ def takes_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@dataclass
+class Held:
+    """Runs of a servable that wait for the test."""
+
+    under_way: threading.Event
+    go_on: threading.Event
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Every run waits until `go_on` is set."""
+    held, run = Held(threading.Event(), threading.Event()), Servable.run
+
+    def wait(*arguments: object) -> object:
+        held.under_way.set()
+        assert held.go_on.wait(30)
+        return run(*arguments)
+
+    monkeypatch.setattr(Servable, "run", wait)
+    return held
+
+
+@pytest.mark.parametrize("batching", [None, BatchingParameters()], ids=["one by one", "batched"])
 def test_request_under_way_is_answered_before_the_server_stops(
-    scaler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scaler: Path, tmp_path: Path, held: Held, batching: BatchingParameters | None
 ) -> None:
     publish(scaler, tmp_path / "scaler", 1)
-    server = ModelServer(model_configs_for(tmp_path), 0)
+    server = ModelServer(model_configs_for(tmp_path), 0, options=ServerOptions(batching=batching))
     server.start()
     server.wait_until_available(60)
     answers: list[float] = []
     stub = PredictionServiceStub(grpc.insecure_channel(server.address))
-    under_way, go_on, run = threading.Event(), threading.Event(), Servable.run
-
-    def held(*arguments: object) -> object:
-        under_way.set()
-        assert go_on.wait(30)
-        return run(*arguments)
-
-    monkeypatch.setattr(Servable, "run", held)
 
     def ask() -> None:
         response = stub.Predict(request_for(np.ones((3, 2))), timeout=30)
@@ -167,7 +188,7 @@ def test_request_under_way_is_answered_before_the_server_stops(
 
     asking, stopping = threading.Thread(target=ask), threading.Thread(target=server.stop)
     asking.start()
-    assert under_way.wait(30)
+    assert held.under_way.wait(30)
     stopping.start()
     # The server has begun to stop when it takes no new connection.
     deadline = time.monotonic() + 30
@@ -175,10 +196,28 @@ def test_request_under_way_is_answered_before_the_server_stops(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not answers
-    go_on.set()
+    held.go_on.set()
     asking.join(30)
     stopping.join(30)
     assert answers == [2.0]
+
+
+def test_request_above_the_number_of_threads_is_refused_at_once(scaler: Path, tmp_path: Path, held: Held) -> None:
+    publish(scaler, tmp_path / "scaler", 1)
+    with ModelServer(model_configs_for(tmp_path), 0, options=ServerOptions(grpc_max_threads=1)) as server:
+        server.wait_until_available(60)
+        with grpc.insecure_channel(server.address) as channel:
+            stub = PredictionServiceStub(channel)
+            first = stub.Predict.future(request_for([[1.0, 2.0]]), timeout=30)
+            assert held.under_way.wait(30)
+            with pytest.raises(grpc.RpcError, match="Server Threadpool Exhausted") as caught:
+                stub.Predict(request_for([[1.0, 2.0]]), timeout=30)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            # The server's health is asked for beside its requests.
+            assert HealthStub(channel).Check(HealthCheckRequest(), timeout=30).status == HealthCheckResponse.SERVING
+            held.go_on.set()
+            assert first.result(30).outputs["y"].float_val[:] == [2.0, 4.0]
+            assert stub.Predict(request_for([[1.0, 2.0]]), timeout=30).outputs["y"].float_val[:] == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
