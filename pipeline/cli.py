@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.chain import STEPS
 
 _TRANSFERRED = ("picture", "attributes", "network")
+_TARGET = "127.0.0.1:8500"
 _DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as import and simulate make them"
 
 
@@ -162,8 +163,25 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_recommend(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "recommend", _recommend, "asks a server over gRPC and prints a table")
-    parser.add_argument("--target", default="127.0.0.1:8500", metavar="HOST:PORT")
+    parser = _command(commands, "recommend", _recommend, "asks a server over gRPC or REST and prints a table")
+    parser.add_argument(
+        "--target",
+        default=None,
+        metavar="HOST:PORT",
+        help="gRPC port of the server; 127.0.0.1:8500 if --rest-target is not given either",
+    )
+    parser.add_argument(
+        "--rest-target",
+        default=None,
+        metavar="HOST:PORT",
+        help="REST port, or a URL: asked where --target cannot be reached, or alone without --target",
+    )
+    parser.add_argument("--version-label", default=None, metavar="LABEL", help="ask the version of this label")
+    parser.add_argument(
+        "--tls-root-certificate", default=None, metavar="PEM", help="encrypt; who signed the server's certificate"
+    )
+    parser.add_argument("--tls-certificate", default=None, metavar="PEM", help="encrypt; the client's certificate")
+    parser.add_argument("--tls-key", default=None, metavar="PEM", help="key of --tls-certificate")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--history", default="", help="product ids, oldest first, separated by commas")
     who.add_argument("--user", default=None, help="a shopper of the run's data, instead of --history")
@@ -257,6 +275,7 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 def _recommend(parsed: argparse.Namespace) -> None:
     from pipeline.recommend import Beside, recommend
+    from serving.client import RecommenderClient, Tls
 
     beside = None
     if parsed.similar_to:
@@ -264,7 +283,15 @@ def _recommend(parsed: argparse.Namespace) -> None:
     elif parsed.complementary_to:
         beside = Beside(parsed.complementary_to, "complementary")
     history = [part.strip() for part in parsed.history.split(",") if part.strip()]
-    print(recommend(parsed.target, history, parsed.user, parsed.k, parsed.run, parsed.timeout, beside))
+    tls = Tls(parsed.tls_root_certificate, parsed.tls_certificate, parsed.tls_key)
+    with RecommenderClient(
+        parsed.target or (None if parsed.rest_target else _TARGET),
+        parsed.timeout,
+        version_label=parsed.version_label,
+        tls=None if tls == Tls() else tls,
+        rest_target=parsed.rest_target,
+    ) as client:
+        print(recommend(client, history, parsed.user, parsed.k, parsed.run, beside))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`tandem recommend`: asks a server over gRPC for one shopper and prints the answer as a table."""
+"""`tandem recommend`: asks a server for one shopper and prints the answer as a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,44 +30,42 @@ class Beside:
 
 
 def recommend(
-    target: str,
+    client: RecommenderClient,
     history: Sequence[str],
     user: str | None,
     k: int,
     run: Path,
-    timeout: float,
     beside: Beside | None = None,
 ) -> str:
     """The answer as text: what is known of the shopper, then `k` products.
 
     Args:
+        client: whom to ask.
         history: product ids, oldest first; not read if `user` is given.
         user: a shopper of the run's data.
         beside: asks for products like this one, or that go with it, instead of recommendations; the shopper's history
             is blended in.
         run: where titles, prices and shoppers are looked up; without its product table the ids stand alone.
-        timeout: seconds.
 
     Raises:
         StepError: an unknown shopper, or a run without data.
         RecommenderError: the server refuses or does not answer.
     """
     known = shopper_history(run, user) if user is not None else History(tuple(history))
-    with RecommenderClient(target, timeout=timeout) as client:
-        if beside is None:
-            answer = client.recommend(
-                known.item_ids, k, event_types=known.event_types or None, timestamps=known.timestamps or None
-            )
-        else:
-            ask = client.similar_items if beside.kind == "similar" else client.complementary_items
-            answer = ask(beside.item_id, k, history=known.item_ids)
+    if beside is None:
+        answer = client.recommend(
+            known.item_ids, k, event_types=known.event_types or None, timestamps=known.timestamps or None
+        )
+    else:
+        ask = client.similar_items if beside.kind == "similar" else client.complementary_items
+        answer = ask(beside.item_id, k, history=known.item_ids)
     products = ProductLookup(run / PRODUCTS_FILE) if (run / PRODUCTS_FILE).is_file() else None
     what = (
         "recommendations"
         if beside is None
         else f"products {_WITH[beside.kind]} {_titled([beside.item_id], products)[0]}"
     )
-    head = f"{_shown(known, products)}\n{len(answer.item_ids)} {what} from {target}, version {answer.version}:"
+    head = f"{_shown(known, products)}\n{len(answer.item_ids)} {what} from {client.target}, version {answer.version}:"
     note = "" if products else f"\n(no titles: {run / PRODUCTS_FILE} is not there; name the run with --run)"
     return f"{head}\n{answer_table(answer.item_ids, answer.scores, products)}{note}"
 

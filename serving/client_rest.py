@@ -149,6 +149,8 @@ class RestTransport:
                 raise TimeoutError
             if connection.sock is not None:
                 connection.sock.settimeout(call.seconds_left)
+        # Nothing is left, but `read1` doesn't tell the connection so.
+        response.read()
         return bytes(content)
 
 
