@@ -65,23 +65,31 @@ def read_results(run: Path) -> Results:
 
 def render(results: Results, shelf: Shelf) -> str:
     """The page as text."""
-    environment = Environment(
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            view=view(results),
+            shoppers=shoppers(results.examples, shelf),
+            explanation=explanation(results.explanation, shelf),
+            lists=item_lists(results.lists, shelf),
+            quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
+            shelf=shelf,
+            version=VERSION,
+            made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """What all pages are rendered with."""
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         # Titles, ids and categories come from outside.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        view=view(results),
-        shoppers=shoppers(results.examples, shelf),
-        explanation=explanation(results.explanation, shelf),
-        lists=item_lists(results.lists, shelf),
-        quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
-        shelf=shelf,
-        version=VERSION,
-        made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
     )
 
 
