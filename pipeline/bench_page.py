@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import VERSION
 from pipeline.bench_results import Result
 from pipeline.bias_charts import Curve, line_chart
-from pipeline.report import page_environment
+from pipeline.pages import page_environment
 from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table
 
 PAGE_FILE = "bench.html"
