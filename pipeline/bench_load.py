@@ -183,14 +183,18 @@ class _Drive:
         with self._counting:
             self._free -= 1
             alone = not self._free
-        if alone and len(self._threads) < self._callers:
+        if alone:
             self._add_thread()
 
     def _add_thread(self) -> None:
+        """One more, if there may be."""
         with self._counting:
+            if len(self._threads) == self._callers:
+                return
             self._free += 1
-        self._threads.append(threading.Thread(target=self._work, daemon=True))
-        self._threads[-1].start()
+            thread = threading.Thread(target=self._work, daemon=True)
+            self._threads.append(thread)
+        thread.start()
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
