@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import numpy as np
@@ -43,6 +44,13 @@ class Load:
     def latencies(self) -> np.ndarray:
         """Seconds from the intended time to the answer: what waited for a sender counts too."""
         return self.done - self.intended
+
+
+class Asks(Protocol):
+    """What a load is driven through."""
+
+    def send(self, number: int, waited: float) -> tuple[str, int]:
+        """Outcome and version of request `number`, due `waited` seconds ago."""
 
 
 class Sender:
@@ -98,7 +106,7 @@ def arrivals(rate: float, seconds: float, poisson: bool, seed: int = 1) -> np.nd
     return times[times < seconds]
 
 
-def open_loop(sender: Sender, times: np.ndarray, callers: int) -> Load:
+def open_loop(sender: Asks, times: np.ndarray, callers: int) -> Load:
     """Sends at the intended times, whether or not earlier requests have been answered.
 
     Latency counts from the intended time, also where all callers wait for answers and a request is sent late: a slow
@@ -111,7 +119,7 @@ def open_loop(sender: Sender, times: np.ndarray, callers: int) -> Load:
     return _Drive(sender, iter(times.tolist()), callers).run(threads=1)
 
 
-def closed_loop(sender: Sender, callers: int, seconds: float) -> Load:
+def closed_loop(sender: Asks, callers: int, seconds: float) -> Load:
     """Each caller sends its next request as soon as it has the answer to the last."""
     end = time.perf_counter() + seconds
     at_once = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.repeat(None))
@@ -126,7 +134,7 @@ class _Drive:
     0.45, whose callbacks pass through one more thread.
     """
 
-    def __init__(self, sender: Sender, dues: Iterator[float | None], callers: int) -> None:
+    def __init__(self, sender: Asks, dues: Iterator[float | None], callers: int) -> None:
         self._sender = sender
         # Intended times in seconds after the start; None = at once.
         self._dues = enumerate(dues)
@@ -194,7 +202,7 @@ class _Drive:
             self._free += 1
             thread = threading.Thread(target=self._work, daemon=True)
             self._threads.append(thread)
-        thread.start()
+            thread.start()
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
