@@ -14,11 +14,10 @@ import pytest
 
 import serving.client_conversation
 import serving.client_questions
-from serving.client import Context, RecommenderClient, RecommenderError, Retries, Shopper, Tls
+from serving.client import Context, Query, RecommenderClient, RecommenderError, Retries, Shopper, Tls
 from serving.client_aio import AsyncRecommenderClient
 from serving.model_config import model_configs_for
-from serving.model_manager import Timing
-from serving.server import ModelServer, ServerOptions
+from serving.server import ModelServer
 from tests.serving.certificates import Authority
 from tests.serving.grpc_proxy import proxy
 from tests.serving.models import TinyRecommender, publish
@@ -94,8 +93,6 @@ def test_shoppers_asked_together_are_answered_as_alone(server: ModelServer) -> N
 
 
 def test_one_shopper_sends_what_is_known_and_several_send_every_input(server: ModelServer) -> None:
-    from serving.client import Query
-
     with RecommenderClient(server.address) as client:
         one = client.prepare("recommend", Query([Shopper(["sku-3"])]))
         two = client.prepare("recommend", Query([BOUGHT, Shopper(["sku-3"])]))
@@ -163,8 +160,7 @@ def test_rest_keeps_its_connection(rest: Bridge) -> None:
 def test_rest_notices_a_new_version(recommender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving.client_questions, "_REST_VERSION_SECONDS", 0.05)
     publish(recommender, tmp_path / "recommender", 1)
-    options = ServerOptions(timing=Timing(poll_seconds=0.05))
-    with ModelServer(model_configs_for(tmp_path), 0, options=options) as embedded, bridge(embedded.address) as rest:
+    with ModelServer(model_configs_for(tmp_path), 0) as embedded, bridge(embedded.address) as rest:
         embedded.wait_until_available(60)
         with RecommenderClient(rest_target=rest.address) as client:
             assert client.recommend(["sku-2"], k=1).version == 1
