@@ -18,8 +18,7 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from protos import predict_pb2
 from serving.client import Context, Recommendations, RecommenderClient, RecommenderError
 from serving.model_config import model_configs_for
-from serving.model_manager import Timing
-from serving.server import ModelServer, ServerOptions
+from serving.server import ModelServer
 from tests.serving.models import HISTORY_LENGTH, TinyRecommender, publish
 
 
@@ -194,8 +193,7 @@ def test_new_version_with_another_history_length_needs_no_new_client(
     recommender: Path, tmp_path: Path, length: int
 ) -> None:
     publish(recommender, tmp_path / "recommender", 1)
-    options = ServerOptions(timing=Timing(poll_seconds=0.05))
-    with ModelServer(model_configs_for(tmp_path), 0, options=options) as server:
+    with ModelServer(model_configs_for(tmp_path), 0) as server:
         server.wait_until_available(60)
         with RecommenderClient(server.address) as client:
             assert client.recommend(["sku-2"], k=1).scores == (5.0,)
