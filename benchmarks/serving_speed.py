@@ -1,99 +1,73 @@
 """Requests over gRPC against calls of the same SavedModel in process, in one run.
 
-    python -m benchmarks.serving_speed [RUN] [--requests 2000]
+    python -m benchmarks.serving_speed [RUN] [--seconds 5]
 
-Asks `recommend` for one shopper a request, with histories of the run's own shoppers. The server is a process of its
-own (`tandem serve`), the clients are threads of this one: both share the machine's cores.
+Asks `recommend` for one shopper a request, with the requests of the run's own shoppers. The server is a process of its
+own (`tandem serve`), the callers are threads of this one: both share the machine's cores. For other servers, rates
+instead of callers, and a plot: `tandem bench serve`.
 """
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.machine import machine, table
+from pipeline import bench_page
+from pipeline.bench_load import OK, closed_loop
+from pipeline.bench_results import Result, result
+from pipeline.bench_serve import BenchOptions, bench_serve, read_shoppers, requests_for
 from pipeline.publish import newest_version
-from serving.client import RecommenderClient
 
-WARM_UP = 50
-K = 20
+CALLERS = (1, 4, 16)
 
 
-def histories(run: Path, count: int) -> list[list[str]]:
-    """Product ids of the run's shoppers, oldest first, in the order of the files."""
-    from trainer.data import load_catalogue, load_sequences
+class InProcess:
+    """Calls of the SavedModel's signature, without a server."""
 
-    directory = run / "steps" / "transform"
-    catalogue, sequences = load_catalogue(directory), load_sequences(directory)
-    bounds = itertools.islice(itertools.pairwise(sequences.offsets), count)
-    return [catalogue.item_ids[sequences.rows[start:end]].tolist() for start, end in bounds]
+    def __init__(self, run: Path, requests: Sequence[bytes]) -> None:
+        import tensorflow as tf
+        from scann.scann_ops.py import scann_ops  # noqa: F401  registers the ops
+        from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
+        base = run / "export" / "recommender"
+        self._model = tf.saved_model.load(str(base / str(newest_version(base))))
+        self._call = self._model.signatures["recommend"]
+        empty = {
+            name: tf.fill([1, *spec.shape[1:]], tf.constant("" if spec.dtype == tf.string else 0, spec.dtype))
+            for name, spec in self._call.structured_input_signature[1].items()
+        }
+        self._inputs = [
+            empty
+            | {
+                name: tf.constant(tf.make_ndarray(tensor), empty[name].dtype)
+                for name, tensor in PredictRequest.FromString(request).inputs.items()
+            }
+            for request in requests
+        ]
 
-def in_process(run: Path) -> Callable[[list[str]], object]:
-    """One call of the SavedModel's signature, without a server."""
-    import tensorflow as tf
-    from scann.scann_ops.py import scann_ops  # noqa: F401  registers the ops
-
-    base = run / "export" / "recommender"
-    model = tf.saved_model.load(str(base / str(newest_version(base))))
-    call = model.signatures["recommend"]
-    sizes = {name: spec.shape[1] for name, spec in call.structured_input_signature[1].items() if spec.shape.rank == 2}
-    length = sizes["history_item_ids"]
-    empty = {
-        name: tf.fill([1, *spec.shape[1:]], tf.constant("" if spec.dtype == tf.string else 0, spec.dtype))
-        for name, spec in call.structured_input_signature[1].items()
-    }
-
-    def ask(history: list[str]) -> object:
-        newest = history[-length:]
-        padded = [""] * (length - len(newest)) + newest
-        outputs = call(**{**empty, "history_item_ids": tf.constant([padded])})
-        return outputs["item_ids"].numpy()
-
-    return ask
+    def send(self, number: int, waited: float) -> tuple[str, int]:
+        """As `Sender.send`; a call that returns is a good one."""
+        del waited
+        self._call(**self._inputs[number % len(self._inputs)])["item_ids"].numpy()
+        return OK, 0
 
 
-def measure(ask: Callable[[list[str]], object], asked: list[list[str]], threads: int) -> tuple[float, np.ndarray]:
-    """Requests a second and each request's seconds, with `threads` callers."""
-    for history in asked[:WARM_UP]:
-        ask(history)
-    seconds = np.zeros(len(asked))
-    numbers = iter(range(len(asked)))
-    lock = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
-            started = time.perf_counter()
-            ask(asked[number])
-            seconds[number] = time.perf_counter() - started
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    started = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return len(asked) / (time.perf_counter() - started), seconds
+def in_process(options: BenchOptions, requests: Sequence[bytes]) -> Result:
+    """One caller."""
+    assert options.run is not None
+    model = InProcess(options.run, requests)
+    closed_loop(model, 1, 1.0)
+    return result(closed_loop(model, 1, options.seconds), None, 1, None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"))
-    parser.add_argument("--requests", type=int, default=2_000)
+    parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    asked = histories(arguments.run, arguments.requests)
-    results = [("in process, 1 caller", *measure(in_process(arguments.run), asked, 1))]
     server = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "serve", str(arguments.run), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -102,20 +76,19 @@ def main() -> None:
     try:
         assert server.stdout is not None
         target = server.stdout.readline().split()[-1]
-        with RecommenderClient(target) as client:
-            for threads in (1, 4, 16):
-                name = f"gRPC, {threads} caller{'s' * (threads > 1)}"
-                results.append((name, *measure(lambda history: client.recommend(history, K), asked, threads)))
+        options = BenchOptions(target, run=arguments.run, seconds=arguments.seconds, closed_loop=CALLERS)
+        requests = requests_for(options, read_shoppers(options))
+        over_grpc = bench_serve(options)
     finally:
         server.terminate()
         server.wait(timeout=60)
+    # After the server has ended: it would share the cores even when idle.
+    lines = bench_page.table([in_process(options, requests), *over_grpc])
+    rows = [[row.name, *(cell.text for cell in row.cells)] for row in lines.rows]
+    rows[0][0] = "in process, 1 caller"
     index = json.loads((arguments.run / "metrics.json").read_text())["index"]
     print(f"\nrecommend, {index.get('n', '?')} products, index {index['kind']}, one shopper a request. {machine()}\n")
-    rows = [
-        [name, f"{rate:.0f}", *(f"{np.percentile(seconds, q) * 1_000:.1f}" for q in (50, 90, 99))]
-        for name, rate, seconds in results
-    ]
-    print(table(["", "requests/s", "p50 ms", "p90 ms", "p99 ms"], rows))
+    print(table(lines.heads, rows))
 
 
 if __name__ == "__main__":

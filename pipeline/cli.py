@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.chain import STEPS
 
 _TRANSFERRED = ("picture", "attributes", "network")
+_TARGET = "127.0.0.1:8500"
 _DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as import and simulate make them"
 
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN")
     _add_serve(commands)
     _add_recommend(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -162,8 +164,25 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_recommend(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "recommend", _recommend, "asks a server over gRPC and prints a table")
-    parser.add_argument("--target", default="127.0.0.1:8500", metavar="HOST:PORT")
+    parser = _command(commands, "recommend", _recommend, "asks a server over gRPC or REST and prints a table")
+    parser.add_argument(
+        "--target",
+        default=None,
+        metavar="HOST:PORT",
+        help="gRPC port of the server; 127.0.0.1:8500 if --rest-target is not given either",
+    )
+    parser.add_argument(
+        "--rest-target",
+        default=None,
+        metavar="HOST:PORT",
+        help="REST port, or a URL: asked where --target cannot be reached, or alone without --target",
+    )
+    parser.add_argument("--version-label", default=None, metavar="LABEL", help="ask the version of this label")
+    parser.add_argument(
+        "--tls-root-certificate", default=None, metavar="PEM", help="encrypt; who signed the server's certificate"
+    )
+    parser.add_argument("--tls-certificate", default=None, metavar="PEM", help="encrypt; the client's certificate")
+    parser.add_argument("--tls-key", default=None, metavar="PEM", help="key of --tls-certificate")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--history", default="", help="product ids, oldest first, separated by commas")
     who.add_argument("--user", default=None, help="a shopper of the run's data, instead of --history")
@@ -177,6 +196,35 @@ def _add_recommend(commands: argparse._SubParsersAction) -> None:
         "--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up"
     )
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser("bench", help="measurements").add_subparsers(
+        dest="measurement", required=True, metavar="MEASUREMENT"
+    )
+    about = (
+        "sends requests to a running server at stated rates, whether or not it keeps up, and shows latencies, errors "
+        "and what the server used; reads the shoppers of --run or --histories; writes --out/bench.json and bench.html"
+    )
+    parser = _command(bench, "serve", _bench_serve, about)
+    parser.add_argument("--target", default=_TARGET, metavar="HOST:PORT", help="gRPC port of any Predict server")
+    parser.add_argument("--run", type=Path, default=None, help="run whose shoppers ask")
+    parser.add_argument("--histories", type=Path, default=None, metavar="FILE", help="JSON lines of shoppers instead")
+    parser.add_argument("--model", default="recommender")
+    parser.add_argument("--signature", default="recommend")
+    parser.add_argument("-k", "--k", type=int, default=20, help="products that an answer must have (--verify)")
+    parser.add_argument("--rates", default="", metavar="R,R,…", help="requests a second, one load each")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each load")
+    parser.add_argument("--even", action="store_true", help="evenly spaced requests, not as shoppers come (Poisson)")
+    parser.add_argument("--closed-loop", default="", metavar="N,N,…", help="callers that wait for each answer, too")
+    parser.add_argument("--find-capacity", action="store_true", help="look for the largest rate that keeps --p99-ms")
+    parser.add_argument("--p99-ms", type=float, default=50.0, help="for --find-capacity, which allows no error")
+    parser.add_argument("--verify", action="store_true", help="an answer with fewer products than -k is an error")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
+    parser.add_argument("--callers", type=int, default=256, help="requests that may be under way at once")
+    parser.add_argument("--channels", type=int, default=2, help="connections")
+    parser.add_argument("--server-pid", type=int, default=None, help="the server's process, if it is not found by port")
+    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="folder for the results")
 
 
 def _simulate(parsed: argparse.Namespace) -> None:
@@ -257,6 +305,7 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 def _recommend(parsed: argparse.Namespace) -> None:
     from pipeline.recommend import Beside, recommend
+    from serving.client import RecommenderClient, Tls
 
     beside = None
     if parsed.similar_to:
@@ -264,7 +313,41 @@ def _recommend(parsed: argparse.Namespace) -> None:
     elif parsed.complementary_to:
         beside = Beside(parsed.complementary_to, "complementary")
     history = [part.strip() for part in parsed.history.split(",") if part.strip()]
-    print(recommend(parsed.target, history, parsed.user, parsed.k, parsed.run, parsed.timeout, beside))
+    tls = Tls(parsed.tls_root_certificate, parsed.tls_certificate, parsed.tls_key)
+    with RecommenderClient(
+        parsed.target or (None if parsed.rest_target else _TARGET),
+        parsed.timeout,
+        version_label=parsed.version_label,
+        tls=None if tls == Tls() else tls,
+        rest_target=parsed.rest_target,
+    ) as client:
+        print(recommend(client, history, parsed.user, parsed.k, parsed.run, beside))
+
+
+def _bench_serve(parsed: argparse.Namespace) -> None:
+    from pipeline.bench_serve import BenchOptions, bench_serve
+
+    options = BenchOptions(
+        target=parsed.target,
+        run=parsed.run,
+        histories=parsed.histories,
+        model=parsed.model,
+        signature=parsed.signature,
+        k=parsed.k,
+        rates=tuple(float(rate) for rate in parsed.rates.split(",") if rate),
+        seconds=parsed.seconds,
+        poisson=not parsed.even,
+        closed_loop=tuple(int(callers) for callers in parsed.closed_loop.split(",") if callers),
+        find_capacity=parsed.find_capacity,
+        p99_ms=parsed.p99_ms,
+        verify=parsed.verify,
+        timeout=parsed.timeout,
+        callers=parsed.callers,
+        channels=parsed.channels,
+        server_pid=parsed.server_pid,
+        out=parsed.out,
+    )
+    bench_serve(options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from pipeline.cli import main
-from pipeline.recommend import example_shopper, shopper_history
+from pipeline.shopper_histories import example_shopper, shopper_history
 
 RUN = Path("runs/demo")
 DATA = RUN / "data"

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline import VERSION
 from pipeline.catalogue_map import MAP_FILE
 from pipeline.chain import STEPS
+from pipeline.pages import page_environment
 from pipeline.report_explanation import explanation
 from pipeline.report_lists import ids_of, item_lists
 from pipeline.report_quality import quality
@@ -19,7 +18,6 @@ from pipeline.report_view import Results, view
 from pipeline.runner import RECORD, step_directory
 
 REPORT_FILE = "report.html"
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class ReportError(ValueError):
@@ -65,23 +63,19 @@ def read_results(run: Path) -> Results:
 
 def render(results: Results, shelf: Shelf) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        # Titles, ids and categories come from outside.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        view=view(results),
-        shoppers=shoppers(results.examples, shelf),
-        explanation=explanation(results.explanation, shelf),
-        lists=item_lists(results.lists, shelf),
-        quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
-        shelf=shelf,
-        version=VERSION,
-        made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            view=view(results),
+            shoppers=shoppers(results.examples, shelf),
+            explanation=explanation(results.explanation, shelf),
+            lists=item_lists(results.lists, shelf),
+            quality=quality(results.metrics.get("embedding_quality") or {}, results.map_points),
+            shelf=shelf,
+            version=VERSION,
+            made=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        )
     )
 
 

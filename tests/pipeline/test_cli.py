@@ -127,9 +127,10 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         "publish",
         "refresh",
         "transfer",
+        "bench serve",
     ):
         with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         assert stopped.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         assert "reads" in text

@@ -1,0 +1,36 @@
+"""What a model answers: responses as lists of products and as vectors."""
+
+from dataclasses import dataclass
+
+from protos.predict_pb2 import PredictResponse
+from serving.client_tensors import shape_of, values_of
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Products, best first, and the model version that chose them."""
+
+    item_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    version: int
+
+
+def read_lists(response: PredictResponse, k: int | None) -> list[Recommendations]:
+    """One list per row of `item_ids` and `scores` [B, N], at most `k` long."""
+    rows, width = shape_of(response.outputs["item_ids"])
+    ids, scores = values_of(response.outputs["item_ids"]), values_of(response.outputs["scores"])
+    version = response.model_spec.version.value
+    answers = []
+    for row in range(rows):
+        span = slice(row * width, (row + 1) * width)
+        # Padded candidates come back as empty ids.
+        pairs = [pair for pair in zip(ids[span], scores[span], strict=True) if pair[0]][:k]
+        answers.append(
+            Recommendations(tuple(item.decode() for item, _ in pairs), tuple(score for _, score in pairs), version)
+        )
+    return answers
+
+
+def read_vector(response: PredictResponse, name: str) -> tuple[float, ...]:
+    """The values of a float output [1, D]."""
+    return tuple(values_of(response.outputs[name]))
