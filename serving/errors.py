@@ -12,6 +12,11 @@ class RequestError(Exception):
         self.message = message
 
 
+def invalid_argument(message: str) -> RequestError:
+    """The refusal of a request that is wrong in itself."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
 class ServingError(RuntimeError):
     """Something whoever starts the server must put right: a file, a folder, a port. The message says what to do."""
 

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig as ModelConfigProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.errors import ServingError
+from serving.text_proto import read_text_proto
 
 SAVED_MODEL = "saved_model.pb"
 _VERSION = re.compile(r"\d{1,18}")
@@ -56,6 +56,8 @@ class ModelConfig:
     name: str
     base_path: Path
     policy: LatestVersions | AllVersions | SpecificVersions = LatestVersions()
+    # Version numbers by label: names that stay while what they stand for moves.
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_model_server_config(path: Path) -> ModelServerConfig:
@@ -64,12 +66,7 @@ def read_model_server_config(path: Path) -> ModelServerConfig:
     Raises:
         ServingError: the file is missing, or isn't a ModelServerConfig in text form.
     """
-    if not path.is_file():
-        raise ServingError(f"{path}: no such file; a model config file holds for example: {_EXAMPLE}")
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ServingError(f"{path}: not a ModelServerConfig in text form: {error}. An example: {_EXAMPLE}") from None
+    return read_text_proto(path, ModelServerConfig(), _EXAMPLE)
 
 
 def model_configs_for(export_dir: Path) -> ModelServerConfig:
@@ -164,12 +161,7 @@ def _parse_model(model: ModelConfigProto) -> ModelConfig:
             f"Expected model {model.name} to have an absolute path; got base_path {model.base_path!r}. "
             f"Write {str(Path(model.base_path).resolve())!r} if that is the folder meant."
         )
-    if model.version_labels:
-        raise ServingError(
-            f"Model {model.name}: version_labels are not served by this server; remove {dict(model.version_labels)}, "
-            f"and ask for versions by number."
-        )
-    return ModelConfig(model.name, Path(model.base_path), _parse_policy(model))
+    return ModelConfig(model.name, Path(model.base_path), _parse_policy(model), dict(model.version_labels))
 
 
 def _parse_policy(model: ModelConfigProto) -> LatestVersions | AllVersions | SpecificVersions:

@@ -1,61 +1,45 @@
 """The embedded model server: TensorFlow Serving's gRPC services in a Python process, loopback unless told otherwise."""
 
-import gc
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn
 
 import grpc
-import tensorflow as tf
-from tensorflow_serving.apis.get_model_metadata_pb2 import (
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-    SignatureDefMap,
-)
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, GetModelMetadataResponse
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
-from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import (
     PredictionServiceServicer,
     add_PredictionServiceServicer_to_server,
 )
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from serving.core import ServingCore
 from serving.errors import RequestError, ServingError
-from serving.model_config import parse_models
-from serving.model_manager import ModelManager, Timing
-from serving.predict import predict
-from serving.servable import Servable
-from serving.warmup import warm_up
+from serving.options import ServerOptions
+from serving.tls import server_credentials
 
 _LOG = logging.getLogger(__name__)
-_SIGNATURE_DEF = "signature_def"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_Request = TypeVar("_Request", PredictRequest, GetModelMetadataRequest, GetModelStatusRequest)
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """How much the server takes on; every size is bounded."""
-
-    timing: Timing = field(default_factory=Timing)
-    # Requests worked on at once; the rest wait their turn, and above `max_requests` get RESOURCE_EXHAUSTED.
-    threads: int = 16
-    max_requests: int = 512
-    # Bytes of one request or response; a larger one gets RESOURCE_EXHAUSTED.
-    max_message_bytes: int = 64 << 20
-    # TensorFlow's threads: within one operation, and for operations beside each other (0 = one a core).
-    intra_op_threads: int = 1
-    inter_op_threads: int = 0
+# Threads that say no to the requests above `grpc_max_threads`, and answer for the server's health meanwhile.
+_SPARE_THREADS = 2
+_DEFAULTS = ServerOptions()
+# Calls that may wait for one of them. gRPC itself refuses the rest, before it reads their messages.
+_WAITING_CALLS = 512
 
 
 class ModelServer:
@@ -70,17 +54,17 @@ class ModelServer:
         models: ModelServerConfig,
         port: int,
         host: str = "127.0.0.1",
-        options: ServerOptions = ServerOptions(),
+        options: ServerOptions = _DEFAULTS,
     ) -> None:
         """Takes the port (0 = a free one, see `port`); nothing is loaded or answered before `start`.
 
         Raises:
-            ServingError: the configuration breaks a rule, or the port can't be had.
+            ServingError: the configuration or an option breaks a rule, or the port can't be had.
         """
-        self._manager = ModelManager(parse_models(models), _loader(options), options.timing)
+        self._core = ServingCore(models, options)
         self._grpc = grpc.server(
-            ThreadPoolExecutor(options.threads, thread_name_prefix="rpc"),
-            maximum_concurrent_rpcs=options.max_requests,
+            ThreadPoolExecutor(options.grpc_max_threads + _SPARE_THREADS, thread_name_prefix="rpc"),
+            maximum_concurrent_rpcs=options.grpc_max_threads + _WAITING_CALLS,
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", options.max_message_bytes),
@@ -88,10 +72,14 @@ class ModelServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        add_PredictionServiceServicer_to_server(_PredictionService(self._manager), self._grpc)
-        add_ModelServiceServicer_to_server(_ModelService(self._manager), self._grpc)
+        self._health = HealthServicer()
+        self._health.set("", HealthCheckResponse.NOT_SERVING)
+        admission = _Admission(options.grpc_max_threads)
+        add_PredictionServiceServicer_to_server(_PredictionService(self._core, admission), self._grpc)
+        add_ModelServiceServicer_to_server(_ModelService(self._core, admission), self._grpc)
+        add_HealthServicer_to_server(self._health, self._grpc)
         self.host = host
-        self.port = _listen(self._grpc, host, port)
+        self.port = _listen(self._grpc, host, port, server_credentials(options.ssl_config))
 
     @property
     def address(self) -> str:
@@ -99,12 +87,14 @@ class ModelServer:
         return f"{self.host}:{self.port}"
 
     def start(self) -> None:
-        """Begins to load the models and to answer; a model that is still loading answers NOT_FOUND."""
-        # Unloading a version collects garbage. What is alive before the first is loaded (TensorFlow's modules) is
-        # none, and walking through it would hold up all requests for 0.2 s.
-        gc.freeze()
-        self._manager.start()
+        """Begins to load the models and to answer; a model that is still loading answers NOT_FOUND.
+
+        Raises:
+            ServingError: the configuration labels a version, which can't be loaded yet, without the option for it.
+        """
+        self._core.start()
         self._grpc.start()
+        self._health.set("", HealthCheckResponse.SERVING)
         _LOG.info("gRPC on %s", self.address)
 
     def wait_until_available(self, timeout: float) -> None:
@@ -113,20 +103,18 @@ class ModelServer:
         Raises:
             ServingError: a model can't be loaded, or `timeout` seconds passed.
         """
-        self._manager.wait_until_available(timeout)
+        self._core.wait_until_available(timeout)
 
     def stop(self, grace: float = 10.0) -> None:
         """Takes no new requests, gives those under way `grace` seconds to finish, then unloads the models."""
+        self._health.enter_graceful_shutdown()
         self._grpc.stop(grace).wait()
-        self._manager.stop()
-        gc.unfreeze()
+        self._core.stop()
 
     def run_until_signal(self, grace: float = 10.0) -> None:
         """Blocks until SIGINT or SIGTERM, then drains and stops. Only for the main thread; the server is started."""
         stopping = threading.Event()
-        before = {
-            number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, lambda *_: stopping.set()) for number in _STOP_SIGNALS}
         try:
             stopping.wait()
         finally:
@@ -144,109 +132,83 @@ class ModelServer:
         self.stop()
 
 
+class _Admission:
+    """Lets in as many calls as there are threads for them."""
+
+    def __init__(self, calls: int) -> None:
+        self._free = threading.BoundedSemaphore(calls)
+
+    @contextmanager
+    def answering(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Turns a RequestError into the error of the call; a call that nobody waits for any more isn't worked on."""
+        if not self._free.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        try:
+            if not context.is_active():
+                context.abort(grpc.StatusCode.CANCELLED, "The client has gone, or its deadline passed while waiting.")
+            yield
+        except RequestError as error:
+            context.abort(error.code, error.message)
+        finally:
+            self._free.release()
+
+
 class _PredictionService(PredictionServiceServicer):
-    def __init__(self, manager: ModelManager) -> None:
-        self._manager = manager
+    def __init__(self, core: ServingCore, admission: _Admission) -> None:
+        self._core = core
+        self._admission = admission
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:  # noqa: N802
-        with _answering(context), self._manager.use(*_model_and_version(request)) as (servable, version):
-            response = predict(servable, request)
-            response.model_spec.version.value = version
-            return response
+        with self._admission.answering(context):
+            return self._core.predict(request, "GRPC")
 
     def GetModelMetadata(  # noqa: N802
         self, request: GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> GetModelMetadataResponse:
-        with _answering(context):
-            name, number = _model_and_version(request)
-            if not request.metadata_field:
-                raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
-            for metadata_field in request.metadata_field:
-                if metadata_field != _SIGNATURE_DEF:
-                    raise _invalid(f"Metadata field {metadata_field} is not supported")
-            with self._manager.use(name, number) as (servable, version):
-                response = GetModelMetadataResponse()
-                response.model_spec.name = name
-                response.model_spec.version.value = version
-                signatures = SignatureDefMap(signature_def=servable.signature_defs)
-                response.metadata[_SIGNATURE_DEF].Pack(signatures)
-                return response
+        with self._admission.answering(context):
+            return self._core.get_model_metadata(request)
+
+    def Classify(self, request: ClassificationRequest, context: grpc.ServicerContext) -> NoReturn:  # noqa: N802
+        with self._admission.answering(context):
+            self._core.refuse_examples(request.model_spec, "classify")
+
+    def Regress(self, request: RegressionRequest, context: grpc.ServicerContext) -> NoReturn:  # noqa: N802
+        with self._admission.answering(context):
+            self._core.refuse_examples(request.model_spec, "regress")
+
+    def MultiInference(self, request: MultiInferenceRequest, context: grpc.ServicerContext) -> NoReturn:  # noqa: N802
+        with self._admission.answering(context):
+            self._core.refuse_tasks(request)
 
 
 class _ModelService(ModelServiceServicer):
-    def __init__(self, manager: ModelManager) -> None:
-        self._manager = manager
+    def __init__(self, core: ServingCore, admission: _Admission) -> None:
+        self._core = core
+        self._admission = admission
 
     def GetModelStatus(  # noqa: N802
         self, request: GetModelStatusRequest, context: grpc.ServicerContext
     ) -> GetModelStatusResponse:
-        with _answering(context):
-            response = GetModelStatusResponse()
-            for version in self._manager.status(*_model_and_version(request)):
-                status = response.model_version_status.add(version=version.number, state=int(version.state))
-                if version.error is not None:
-                    status.status.error_code = version.error.code.value[0]
-                    status.status.error_message = version.error.message
-                else:
-                    # Present though OK, as TensorFlow Serving sends it.
-                    status.status.SetInParent()
+        with self._admission.answering(context):
+            return self._core.get_model_status(request)
+
+    def HandleReloadConfigRequest(  # noqa: N802
+        self, request: ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> ReloadConfigResponse:
+        with self._admission.answering(context):
+            self._core.reload_config(request.config, context.time_remaining())
+            response = ReloadConfigResponse()
+            # Present though OK, as TensorFlow Serving sends it.
+            response.status.SetInParent()
             return response
 
 
-@contextmanager
-def _answering(context: grpc.ServicerContext) -> Iterator[None]:
-    """Turns a RequestError into the error of the call; a call that nobody waits for any more isn't worked on."""
-    if not context.is_active():
-        context.abort(grpc.StatusCode.CANCELLED, "The client has gone, or its deadline passed while waiting.")
-    try:
-        yield
-    except RequestError as error:
-        context.abort(error.code, error.message)
-
-
-def _model_and_version(request: _Request) -> tuple[str, int | None]:
-    """The model and, where one is asked for, the version.
-
-    Raises:
-        RequestError: INVALID_ARGUMENT if no model is named, or a version label is used.
-    """
-    if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
-    spec: ModelSpec = request.model_spec
-    if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
-    if spec.WhichOneof("version_choice") == "version_label":
-        raise _invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return spec.name, spec.version.value if spec.HasField("version") else None
-
-
-def _invalid(message: str) -> RequestError:
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def _loader(options: ServerOptions) -> Callable[[Path], Servable]:
-    """Loads a version and replays its warm-up requests."""
-    session_config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=options.intra_op_threads,
-        inter_op_parallelism_threads=options.inter_op_threads or os.cpu_count() or 1,
-    )
-
-    def load(directory: Path) -> Servable:
-        servable = Servable(directory, session_config)
-        try:
-            warm_up(servable, directory)
-        except BaseException:
-            servable.close()
-            raise
-        return servable
-
-    return load
-
-
-def _listen(server: grpc.Server, host: str, port: int) -> int:
+def _listen(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError:
         raise ServingError(f"Cannot listen on {address}: {_bind_error(host, port)}") from None
 

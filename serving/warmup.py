@@ -7,15 +7,20 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.errors import RequestError
-from serving.predict import predict
+from serving.predict import Run, predict
 from serving.servable import Servable
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1_000
 
 
-def warm_up(servable: Servable, directory: Path) -> int:
+def warm_up(servable: Servable, directory: Path, run: Run) -> int:
     """Runs every record of the version's warm-up file, if there is one; returns how many there were.
+
+    Args:
+        servable: the version.
+        directory: its folder.
+        run: how requests will be run.
 
     Raises:
         RequestError: a request fails, a record isn't a Predict request, or there are more than 1,000.
@@ -39,7 +44,7 @@ def warm_up(servable: Servable, directory: Path) -> int:
                 f"{path}, record {count}: only predict_log can be replayed, found {log.WhichOneof('log_type')}",
             )
         try:
-            predict(servable, log.predict_log.request)
+            predict(servable, log.predict_log.request, run)
         except RequestError as error:
             raise RequestError(error.code, f"{path}, record {count}: {error.message}") from None
     return count

@@ -21,8 +21,8 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.model_manager import Timing
-from serving.server import ModelServer, ServerOptions
+from serving.options import ServerOptions
+from serving.server import ModelServer
 from tests.serving.models import Scaler, publish
 
 _CONFIG = """
@@ -98,7 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, saved: Callable[[float], Pa
         yield _ready(models, target)
         return
     config = text_format.Parse(_CONFIG.format(models=models), ModelServerConfig())
-    with ModelServer(config, port=0, options=ServerOptions(timing=Timing(poll_seconds=0.1))) as embedded:
+    with ModelServer(config, port=0, options=ServerOptions(file_system_poll_wait_seconds=0.1)) as embedded:
         yield _ready(models, embedded.address)
 
 

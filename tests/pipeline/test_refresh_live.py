@@ -16,8 +16,8 @@ from pipeline.config import Config
 from pipeline.refresh import refresh
 from serving.client import Recommendations, RecommenderClient
 from serving.model_config import model_configs_for
-from serving.model_manager import Timing
-from serving.server import ModelServer, ServerOptions
+from serving.options import ServerOptions
+from serving.server import ModelServer
 from tests.pipeline.untrained_run import SMALL, make_run, product
 from tests.transform.small_tables import write
 from trainer.config import RankerConfig, RetrievalConfig
@@ -27,7 +27,7 @@ from trainer.retrieval import load_retrieval
 from transform.tables import FIRST
 
 HISTORY = ["old-1", "old-3", "old-2"]
-OPTIONS = ServerOptions(threads=4, timing=Timing(poll_seconds=0.2))
+OPTIONS = ServerOptions(file_system_poll_wait_seconds=0.2)
 # Seconds that a request or a version may take on a machine that does much else; what is promised is asserted apart.
 PATIENCE = 300
 

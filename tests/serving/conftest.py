@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.model_config import model_configs_for
-from serving.server import ModelServer, ServerOptions
+from serving.server import ModelServer
 from tests.serving.models import Scaler, TinyRecommender, publish
-
-OPTIONS = ServerOptions(threads=4)
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, recommender: Path, scaler: 
     export = tmp_path_factory.mktemp("export")
     publish(recommender, export / "recommender", 1)
     publish(scaler, export / "scaler", 1)
-    with ModelServer(model_configs_for(export), port=0, options=OPTIONS) as running:
+    with ModelServer(model_configs_for(export), port=0) as running:
         running.wait_until_available(60)
         yield running

@@ -44,6 +44,11 @@ def test_policy_is_read(policy: str, expected: object) -> None:
     assert shop(policy) == ModelConfig("shop", Path("/m/shop"), expected)
 
 
+def test_labels_are_read() -> None:
+    model = shop('version_labels { key: "stable" value: 3 } version_labels { key: "canary" value: 4 }')
+    assert model.labels == {"stable": 3, "canary": 4}
+
+
 def test_latest_takes_the_highest_numbers() -> None:
     assert LatestVersions(2).choose([3, 100, 20]) == {20, 100}
 
@@ -64,10 +69,6 @@ def test_specific_takes_what_is_there() -> None:
         (
             'name: "a" base_path: "m" model_platform: "tensorflow"',
             "model a to have an absolute path; got base_path 'm'",
-        ),
-        (
-            'name: "a" base_path: "/m" model_platform: "tensorflow" version_labels { key: "canary" value: 2 }',
-            "Model a: version_labels are not served by this server; remove {'canary': 2}",
         ),
         (
             'name: "a" base_path: "/m" model_platform: "tensorflow" model_version_policy { specific { } }',

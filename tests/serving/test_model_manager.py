@@ -64,8 +64,8 @@ class Disk:
     def manager(self, policy: Any = NEWEST, **timing: Any) -> Iterator[ModelManager]:
         """A manager of the one model `shop`, stopped at the end."""
         model = ModelConfig("shop", self.base_path, policy)
-        manager = ModelManager([model], self.load, Timing(poll_seconds=0.01, **timing))
-        manager.start()
+        manager = ModelManager(lambda directory: self.load(directory), Timing(poll_seconds=0.01, **timing))
+        manager.configure([model])
         try:
             yield manager
         finally:
@@ -107,7 +107,7 @@ def test_new_version_is_loaded_before_the_old_is_unloaded(disk: Disk) -> None:
         manager.wait_until_available(5)
         both: list[bool] = []
         load = disk.load
-        manager._models["shop"].load = lambda directory: (both.append(disk.open(1)), load(directory))[1]
+        disk.load = lambda directory: (both.append(disk.open(1)), load(directory))[1]  # type: ignore[method-assign]
         disk.add(2)
         eventually(lambda: states(manager) == {1: State.END, 2: State.AVAILABLE})
         assert both == [True]

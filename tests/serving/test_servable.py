@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from serving.errors import RequestError, ServingError
 from serving.predict import MAX_INPUT_ELEMENTS, decode_tensor, encode_tensor, predict
@@ -32,13 +32,17 @@ def scaler_request(x: object = ((1.0, 2.0),), **inputs: object) -> PredictReques
     return request
 
 
+def answer(servable: Servable, request: PredictRequest) -> PredictResponse:
+    return predict(servable, request, Servable.run)
+
+
 @pytest.fixture
 def servable(scaler: Path) -> Servable:
     return Servable(scaler, CONFIG)
 
 
 def test_signature_answers(servable: Servable) -> None:
-    assert predict(servable, scaler_request()).outputs["y"].float_val[:] == [2.0, 4.0]
+    assert answer(servable, scaler_request()).outputs["y"].float_val[:] == [2.0, 4.0]
 
 
 def test_answer_is_that_of_the_model_in_process(servable: Servable, scaler: Path) -> None:
@@ -47,7 +51,7 @@ def test_answer_is_that_of_the_model_in_process(servable: Servable, scaler: Path
     in_process = tf.saved_model.load(str(scaler)).signatures["serving_default"](
         x=tf.constant(x), shift=tf.constant(shift)
     )
-    outputs = predict(servable, scaler_request(x, shift=shift)).outputs
+    outputs = answer(servable, scaler_request(x, shift=shift)).outputs
     for name, expected in in_process.items():
         np.testing.assert_array_equal(tf.make_ndarray(outputs[name]), expected.numpy())
 
@@ -58,7 +62,7 @@ def test_initialisation_of_the_graph_is_no_signature(servable: Servable) -> None
 
 def test_input_is_named_with_what_is_expected_and_received(servable: Servable) -> None:
     with pytest.raises(RequestError) as caught:
-        predict(servable, scaler_request([[1.0, 2.0, 3.0]]))
+        answer(servable, scaler_request([[1.0, 2.0, 3.0]]))
     assert caught.value.message == 'input "x" must be float32 [?, 2], received float32 [1, 3]'
 
 
@@ -106,7 +110,7 @@ def test_string_tensor_without_values_is_empty_strings(servable: Servable) -> No
     request.model_spec.signature_name = "greet"
     request.inputs["name"].dtype = tf.string.as_datatype_enum
     request.inputs["name"].tensor_shape.dim.add(size=2)
-    assert predict(servable, request).outputs["greeting"].string_val[:] == [b"hello "] * 2
+    assert answer(servable, request).outputs["greeting"].string_val[:] == [b"hello "] * 2
 
 
 @pytest.mark.parametrize("size", [-1, -5])
@@ -166,24 +170,24 @@ def test_unknown_op_does_not_load(scaler: Path, tmp_path: Path) -> None:
 
 def test_warm_up_replays_every_record(servable: Servable, scaler: Path, tmp_path: Path) -> None:
     directory = add_warm_up(publish(scaler, tmp_path, 1), [scaler_request()] * 3)
-    assert warm_up(servable, directory) == 3
+    assert warm_up(servable, directory, Servable.run) == 3
 
 
 def test_warm_up_is_optional(servable: Servable, scaler: Path) -> None:
-    assert warm_up(servable, scaler) == 0
+    assert warm_up(servable, scaler, Servable.run) == 0
 
 
 def test_failing_warm_up_request_is_named(servable: Servable, scaler: Path, tmp_path: Path) -> None:
     directory = add_warm_up(publish(scaler, tmp_path, 1), [scaler_request(), scaler_request([[1.0]])])
     with pytest.raises(RequestError, match=r"tf_serving_warmup_requests, record 2: input \"x\" must be") as caught:
-        warm_up(servable, directory)
+        warm_up(servable, directory, Servable.run)
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_more_than_a_thousand_warm_up_records_are_refused(servable: Servable, scaler: Path, tmp_path: Path) -> None:
     directory = add_warm_up(publish(scaler, tmp_path, 1), [scaler_request()] * 1001)
     with pytest.raises(RequestError, match=r"exceeds the maximum \(1000\)"):
-        warm_up(servable, directory)
+        warm_up(servable, directory, Servable.run)
 
 
 def test_truncated_warm_up_file_is_refused(servable: Servable, scaler: Path, tmp_path: Path) -> None:
@@ -191,7 +195,7 @@ def test_truncated_warm_up_file_is_refused(servable: Servable, scaler: Path, tmp
     path = directory / "assets.extra" / "tf_serving_warmup_requests"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(tf.errors.DataLossError):
-        warm_up(servable, directory)
+        warm_up(servable, directory, Servable.run)
 
 
 def test_number_of_output_filters_does_not_grow_the_memory_without_bound(servable: Servable) -> None:
@@ -201,7 +205,7 @@ def test_number_of_output_filters_does_not_grow_the_memory_without_bound(servabl
         patch.setattr(module, "_MAX_CALLABLES", len(servable._callables))
         request = scaler_request()
         request.output_filter.append("total")
-        assert list(predict(servable, request).outputs) == ["total"]
+        assert list(answer(servable, request).outputs) == ["total"]
     assert len(servable._callables) == len(servable.signatures)
 
 
@@ -223,7 +227,7 @@ def test_memory_returns_after_each_swap(tmp_path: Path) -> None:
 
     def swap(old: Servable) -> Servable:
         new = Servable(directory, CONFIG)
-        predict(new, scaler_request())
+        answer(new, scaler_request())
         old.close()
         return new
 

@@ -19,9 +19,9 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from serving.client import RecommenderClient, RecommenderError
 from serving.errors import ServingError
 from serving.model_config import model_configs_for
-from serving.model_manager import Timing
+from serving.options import ServerOptions
 from serving.servable import Servable
-from serving.server import ModelServer, ServerOptions
+from serving.server import ModelServer
 from tests.serving.models import add_warm_up, publish, truncate_variables
 
 ROOT = Path(__file__).parents[2]
@@ -115,8 +115,8 @@ def test_version_without_a_model_is_reported_and_touches_nothing_else(
     scaler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(scaler, tmp_path / "scaler", 1)
-    timing = Timing(poll_seconds=0.05, load_retries=0)
-    with ModelServer(model_configs_for(tmp_path), 0, options=ServerOptions(timing=timing)) as server:
+    options = ServerOptions(file_system_poll_wait_seconds=0.05, max_num_load_retries=0)
+    with ModelServer(model_configs_for(tmp_path), 0, options=options) as server:
         server.wait_until_available(60)
         (tmp_path / "scaler" / "2").mkdir()
         end = time.monotonic() + 10
