@@ -20,13 +20,14 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from serving.batching import RequestBatcher
 from serving.config_file import ConfigFileFollower
 from serving.errors import RequestError, ServingError, invalid_argument
 from serving.metrics import ServingMetrics, micros_since
 from serving.model_config import parse_models
 from serving.model_manager import ModelManager, ServedModel, Timing, VersionChoice
 from serving.options import CORES, ServerOptions
-from serving.predict import predict
+from serving.predict import Run, predict
 from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
 from serving.warmup import warm_up
 
@@ -65,6 +66,8 @@ class ServingCore:
                 options.model_config_file, options.model_config_file_poll_wait_seconds, self._apply
             )
         self.metrics = ServingMetrics()
+        self._batcher = RequestBatcher(options.batching, self.metrics) if options.batching is not None else None
+        self._run: Run = self._batcher.run if self._batcher is not None else Servable.run
 
     def start(self) -> None:
         """Begins to load the models; one that is still loading is NOT_FOUND.
@@ -78,10 +81,13 @@ class ServingCore:
         try:
             self._manager.configure(self._models)
         except RequestError as error:
+            gc.unfreeze()
             raise ServingError(
                 f"{error.code.name}: {error.message}. At start no version is loaded: give the label by a reload, or "
                 f"start with --allow-version-labels-for-unavailable-models."
             ) from None
+        if self._batcher is not None:
+            self._batcher.start()
         if self._follower is not None:
             self._follower.start()
 
@@ -90,6 +96,8 @@ class ServingCore:
         if self._follower is not None:
             self._follower.stop()
         self._manager.stop()
+        if self._batcher is not None:
+            self._batcher.stop()
         gc.unfreeze()
 
     def wait_until_available(self, timeout: float) -> None:
@@ -249,11 +257,6 @@ class ServingCore:
         results = self._run(servable, signature, inputs, outputs)
         self.metrics.runtime_latency.observe(micros_since(began), name, "Predict", "TF1")
         return results
-
-    def _run(
-        self, servable: Servable, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        return servable.run(signature, inputs, outputs)
 
     def _load(self, directory: Path) -> Servable:
         """Loads a version and replays its warm-up requests."""

@@ -50,7 +50,7 @@ class TensorSpec:
         return f"{self.dtype.name} [{', '.join('?' if size < 0 else str(size) for size in self.shape)}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signature:
     """A function of the model: named inputs, some with a default, and named outputs."""
 

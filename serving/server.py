@@ -210,10 +210,10 @@ def _listen(server: grpc.Server, host: str, port: int, credentials: grpc.ServerC
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except RuntimeError:
-        raise ServingError(f"Cannot listen on {address}: {_bind_error(host, port)}") from None
+        raise ServingError(f"Cannot listen on {address}: {_bind_error(host, port, credentials)}") from None
 
 
-def _bind_error(host: str, port: int) -> str:
+def _bind_error(host: str, port: int, credentials: grpc.ServerCredentials | None) -> str:
     """Why the system refuses the address; gRPC doesn't say."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -221,4 +221,6 @@ def _bind_error(host: str, port: int) -> str:
             probe.bind((host, port))
         except OSError as error:
             return f"{os.strerror(error.errno or 0)}. Stop what uses it, or choose another port (0 = any free one)."
+    if credentials is not None:
+        return "server_key and server_cert are no pair of a key and its certificate in PEM. Look at the SSLConfig."
     return "the address was refused. Choose another host or port (0 = any free one)."
