@@ -39,14 +39,14 @@ _NOT_YET = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusC
 def open_channel(target: str, ssl_config: SSLConfig | None) -> grpc.Channel:
     """A channel to a server on this machine.
 
-    With TLS the server is trusted by its own certificate, or by the authority that it is given, under the name that the
-    certificate bears; where the server wants a certificate of its clients, it is shown its own.
+    With TLS the server is known by its own certificate, under the name that this bears. Where it wants one of its
+    clients, it is shown its own, which its `custom_ca` must have signed then.
     """
     if ssl_config is None:
         return grpc.insecure_channel(target)
     certificate = ssl_config.server_cert.encode()
     own = (ssl_config.server_key.encode(), certificate) if ssl_config.client_verify else (None, None)
-    credentials = grpc.ssl_channel_credentials(ssl_config.custom_ca.encode() or certificate, *own)
+    credentials = grpc.ssl_channel_credentials(certificate, *own)
     return grpc.secure_channel(target, credentials, [("grpc.ssl_target_name_override", _borne_name(certificate))])
 
 
@@ -77,10 +77,13 @@ def wait_until_answering(
     deadline = time.monotonic() + timeout
     service, prediction = ModelServiceStub(channel), PredictionServiceStub(channel)
     for model in models:
-        while not (available := _available(service, model.name)):
+        while True:
+            available, state = _available(service, model.name)
+            if available:
+                break
             check_alive()
             if time.monotonic() > deadline:
-                raise EngineError(f"Model {model.name} was not AVAILABLE after {timeout:.0f} s.")
+                raise EngineError(f"Model {model.name} was not AVAILABLE after {timeout:.0f} s: {state}")
             if stopping.wait(_POLL_SECONDS):
                 return False
         for version in available:
@@ -99,8 +102,8 @@ def custom_ops(models: list[ModelConfig]) -> Iterator[tuple[str, list[str]]]:
                 yield model.name, ops
 
 
-def _available(service: ModelServiceStub, model: str) -> list[int]:
-    """Versions that are AVAILABLE; none while the server starts.
+def _available(service: ModelServiceStub, model: str) -> tuple[list[int], str]:
+    """Versions that are AVAILABLE, none while the server starts; and what the server says of them.
 
     Raises:
         EngineError: all versions there are have been given up.
@@ -111,12 +114,14 @@ def _available(service: ModelServiceStub, model: str) -> list[int]:
         response: GetModelStatusResponse = service.GetModelStatus(request, timeout=_STATUS_SECONDS)
     except grpc.RpcError as error:
         if error.code() in _NOT_YET:
-            return []
+            return [], f"{error.code().name}: {error.details()}"
         raise EngineError(f"Model {model}: no status: {error.code().name}: {error.details()}") from None
     statuses = list(response.model_version_status)
     if statuses and all(status.state == ModelVersionStatus.END for status in statuses):
         raise _unusable(f"model {model} version {statuses[0].version}", statuses[0].status.error_message)
-    return [status.version for status in statuses if status.state == ModelVersionStatus.AVAILABLE]
+    available = [status.version for status in statuses if status.state == ModelVersionStatus.AVAILABLE]
+    states = [f"version {one.version} {ModelVersionStatus.State.Name(one.state)}" for one in statuses]
+    return available, ", ".join(states)
 
 
 def _ask(prediction: PredictionServiceStub, model: ModelConfig, version: int) -> None:

@@ -143,6 +143,7 @@ def test_a_run_is_served_with_the_shipped_files_and_stopped_with_the_command(
     assert f"Running gRPC ModelServer at 0.0.0.0:{port} ..." in errors
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_ends_the_command_with_its_status_and_last_words(
     tmp_path: Path, saved: Path, binary: Path, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

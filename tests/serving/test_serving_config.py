@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import (
@@ -24,8 +26,16 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import (
     add_PredictionServiceServicer_to_server,
 )
 
-from serving.model_config import LatestVersions, SpecificVersions, parse_models, read_model_server_config
-from serving.options import read_batching_parameters, read_monitoring_config
+from serving.core import ServingCore
+from serving.model_config import (
+    LatestVersions,
+    SpecificVersions,
+    model_configs_for,
+    parse_models,
+    read_model_server_config,
+)
+from serving.options import ServerOptions, read_batching_parameters, read_monitoring_config
+from tests.serving.models import add_warm_up, publish
 
 CONFIG = Path(__file__).parents[2] / "serving_config"
 KUBERNETES = CONFIG / "kubernetes"
@@ -201,6 +211,54 @@ def test_every_panel_asks_the_provisioned_data_source() -> None:
     (provider,) = yaml_of(CONFIG / "grafana/provisioning/dashboards/recommender.yaml")["providers"]
     mounts = yaml_of(CONFIG / "compose.yaml")["services"]["grafana"]["volumes"]
     assert provider["options"]["path"] in {mount["target"] for mount in mounts}
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory, scaler: Path) -> dict[str, set[str]]:
+    """Labels by metric, of an embedded server that has loaded, warmed up, batched and answered."""
+    folder = tmp_path_factory.mktemp("exposed")
+    request = PredictRequest()
+    request.model_spec.name = "scaler"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.ones((1, 2), np.float32)))
+    publish(scaler, folder / "export" / "scaler", 1)
+    add_warm_up(folder / "export" / "scaler" / "1", [request])
+    batching = read_batching_parameters(CONFIG / "batching.config")
+    core = ServingCore(model_configs_for(folder / "export"), ServerOptions(batching=batching))
+    core.start()
+    try:
+        core.wait_until_available(60)
+        core.predict(request, "GRPC")
+        core.predict(request, "REST")
+        series = re.findall(r"^([\w:]+)\{(.*)\} ", core.metrics_text(), re.MULTILINE)
+        return {name: set(re.findall(r'(\w+)="', labels)) for name, labels in series}
+    finally:
+        core.stop()
+
+
+def test_every_metric_asked_for_is_one_that_the_server_exposes(exposed: dict[str, set[str]]) -> None:
+    checked = 0
+    for where, text in expressions():
+        for name in metrics_in(text) - FOREIGN_METRICS:
+            assert name in exposed, (where, name)
+            checked += 1
+    assert checked >= 15
+
+
+def test_every_label_asked_for_is_one_that_the_metric_bears(exposed: dict[str, set[str]]) -> None:
+    checked = 0
+    for where, text in expressions():
+        names = metrics_in(text) - FOREIGN_METRICS
+        if where.startswith("variable") or len(names) != len(metrics_in(text)):
+            continue
+        asked = {label for listed in re.findall(r"by \(([^)]*)\)", text) for label in listed.split(", ")}
+        asked |= {
+            label for selector in re.findall(r"\{([^}]*)\}", text) for label in re.findall(r"(\w+)[=!]", selector)
+        }
+        # Prometheus itself adds the job.
+        for label in asked - {"job"}:
+            assert all(label in exposed[name] for name in names), (where, label)
+            checked += 1
+    assert checked >= 20
 
 
 # Docker Compose
