@@ -9,6 +9,7 @@ from typing import Literal, NoReturn
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -150,6 +151,19 @@ class ServingCore:
             response.metadata[_SIGNATURE_DEF].Pack(SignatureDefMap(signature_def=servable.signature_defs))
             return response
 
+    def signature_def(self, spec: ModelSpec) -> SignatureDef:
+        """The signature that a request would be answered by, for those who must know its types to make the request.
+
+        Raises:
+            RequestError: NOT_FOUND if the model isn't loaded, INVALID_ARGUMENT if it has no such signature.
+        """
+        with self._manager.use(*_choice_of(spec)) as (servable, _):
+            name = spec.signature_name or DEFAULT_SIGNATURE
+            definition = servable.signature_defs.get(name)
+        if definition is None:
+            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+        return definition
+
     def get_model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         """The state of a model's versions, newest first, or of the one asked for.
 
@@ -240,7 +254,8 @@ class ServingCore:
                 "currently supported"
             )
         try:
-            models = parse_models(config)
+            # An empty list is one, too: nothing is served from then on.
+            models = parse_models(config) if config.model_config_list.config else []
         except ServingError as error:
             raise invalid_argument(str(error)) from None
         return self._manager.configure(models)

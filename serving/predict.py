@@ -68,7 +68,7 @@ def decode_tensor(alias: str, proto: TensorProto, spec: TensorSpec) -> np.ndarra
             f'input "{alias}" has {elements} elements; at most {MAX_INPUT_ELEMENTS} are accepted',
         )
     try:
-        return _array(proto, elements).reshape(shape)
+        return flat_array(proto, elements).reshape(shape)
     except ValueError as error:
         # More values, or bytes, than the shape has room for.
         raise invalid_argument(f"tensor parsing error: {alias}: {error}") from None
@@ -87,7 +87,7 @@ def encode_tensor(values: np.ndarray, dtype: tf.DType, proto: TensorProto) -> No
     getattr(proto, place[0]).extend(values.ravel().tolist())
 
 
-def _array(proto: TensorProto, elements: int) -> np.ndarray:
+def flat_array(proto: TensorProto, elements: int) -> np.ndarray:
     """The values of a message, flat.
 
     `tf.make_ndarray` takes four times as long for an input of a recommender, which a request pays for each of its

@@ -1,4 +1,4 @@
-"""The embedded model server: TensorFlow Serving's gRPC services in a Python process, loopback unless told otherwise."""
+"""The embedded model server: TensorFlow Serving's services in a Python process, loopback unless told otherwise."""
 
 import logging
 import os
@@ -31,6 +31,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from serving.core import ServingCore
 from serving.errors import RequestError, ServingError
 from serving.options import ServerOptions
+from serving.rest import RestServer
 from serving.tls import server_credentials
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _WAITING_CALLS = 512
 
 
 class ModelServer:
-    """Serves the models of a ModelServerConfig over gRPC.
+    """Serves the models of a ModelServerConfig over gRPC and, where the options give a port for it, over REST.
 
     with ModelServer(model_configs_for(Path("runs/demo/export")), port=8500) as server:
         server.wait_until_available(timeout=60)
@@ -80,6 +81,7 @@ class ModelServer:
         add_HealthServicer_to_server(self._health, self._grpc)
         self.host = host
         self.port = _listen(self._grpc, host, port, server_credentials(options.ssl_config))
+        self.rest = RestServer(self._core, host, options.rest_api_port, options) if options.rest_api_port else None
 
     @property
     def address(self) -> str:
@@ -96,6 +98,8 @@ class ModelServer:
         self._grpc.start()
         self._health.set("", HealthCheckResponse.SERVING)
         _LOG.info("gRPC on %s", self.address)
+        if self.rest is not None:
+            self.rest.start()
 
     def wait_until_available(self, timeout: float) -> None:
         """Returns once every model has a loaded version.
@@ -108,7 +112,10 @@ class ModelServer:
     def stop(self, grace: float = 10.0) -> None:
         """Takes no new requests, gives those under way `grace` seconds to finish, then unloads the models."""
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(grace).wait()
+        drained = self._grpc.stop(grace)
+        if self.rest is not None:
+            self.rest.stop(grace)
+        drained.wait()
         self._core.stop()
 
     def run_until_signal(self, grace: float = 10.0) -> None:

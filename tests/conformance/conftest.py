@@ -1,11 +1,16 @@
-"""The server under test. These tests know nothing but gRPC, published protos and the files a server reads.
+"""The server under test. These tests know nothing but gRPC, HTTP, published protos and the files a server reads.
 
-By default it is the embedded server. Another one is tested with CONFORMANCE_TARGET=HOST:PORT and
-CONFORMANCE_MODELS=FOLDER, if it serves the models `scaler` and `swapped` from FOLDER/scaler and FOLDER/swapped with
-the policy `latest { num_versions: 2 }` for scaler and the default one for swapped.
+By default it is the embedded server. Another one, such as TensorFlow Serving 2.16, is tested in three steps:
+
+1. `python -m tests.conformance.prepare FOLDER` writes models and configuration, and prints the command that starts
+   `tensorflow_model_server` on them, with every flag that counts (batching, monitoring, threads, polling).
+2. Start it, freshly: the tests publish versions, and reload configurations that they put back.
+3. `CONFORMANCE_TARGET=HOST:8500 CONFORMANCE_REST_TARGET=HOST:8501 CONFORMANCE_MODELS=FOLDER pytest tests/conformance`,
+   with FOLDER under the path that the server sees. Run prepare again before the next run.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,25 +20,26 @@ import grpc
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, ModelVersionStatus
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.options import ServerOptions
+from serving.model_config import read_model_server_config
+from serving.options import ServerOptions, read_batching_parameters, read_monitoring_config
 from serving.server import ModelServer
-from tests.serving.models import Scaler, publish
-
-_CONFIG = """
-model_config_list {{
-  config {{
-    name: "scaler" base_path: "{models}/scaler" model_platform: "tensorflow"
-    model_version_policy {{ latest {{ num_versions: 2 }} }}
-  }}
-  config {{ name: "swapped" base_path: "{models}/swapped" model_platform: "tensorflow" }}
-}}
-"""
+from tests.conformance.prepare import (
+    BATCHING_CONFIG,
+    MODELS_CONFIG,
+    MONITORING_CONFIG,
+    PROBE,
+    VERSIONS,
+    prepare,
+)
+from tests.serving.models import Scaler
 
 
 @dataclass
@@ -43,6 +49,9 @@ class Server:
     models: Path
     prediction: PredictionServiceStub
     status: ModelServiceStub
+    health: HealthStub
+    # HOST:PORT; None where a foreign server's isn't named.
+    rest: str | None
 
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Asks with a deadline."""
@@ -53,6 +62,14 @@ class Server:
         with pytest.raises(grpc.RpcError) as caught:
             self.predict(request)
         return caught.value
+
+    def configuration(self) -> ModelServerConfig:
+        """A copy of the one that the server was started with."""
+        return text_format.Parse((self.models / MODELS_CONFIG).read_text(), ModelServerConfig())
+
+    def reload(self, config: ModelServerConfig) -> None:
+        """Puts a configuration in force."""
+        self.status.HandleReloadConfigRequest(ReloadConfigRequest(config=config), timeout=60)
 
     def states(self, model: str) -> dict[int, int]:
         """State by version, empty while there is none."""
@@ -87,26 +104,38 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, saved: Callable[[float], Path]) -> Iterator[Server]:
-    """The server under test, with versions 1 (y = 2x) and 2 (y = 3x) of `scaler` and version 1 of `swapped`."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server under test, with versions 1 (y = 2x) and 2 (y = 3x) of `scaler`, and 1 of `swapped` and `probe`."""
     target = os.environ.get("CONFORMANCE_TARGET")
-    models = Path(os.environ["CONFORMANCE_MODELS"]) if target else tmp_path_factory.mktemp("models")
-    for name, version in (("scaler", 1), ("scaler", 2), ("swapped", 1)):
-        if not (models / name / str(version)).exists():
-            publish(saved(version + 1.0), models / name, version)
     if target:
-        yield _ready(models, target)
+        folder = Path(os.environ["CONFORMANCE_MODELS"])
+        yield _ready(folder, target, os.environ.get("CONFORMANCE_REST_TARGET"))
         return
-    config = text_format.Parse(_CONFIG.format(models=models), ModelServerConfig())
-    with ModelServer(config, port=0, options=ServerOptions(file_system_poll_wait_seconds=0.1)) as embedded:
-        yield _ready(models, embedded.address)
+    folder = tmp_path_factory.mktemp("models")
+    prepare(folder, tmp_path_factory.mktemp("prepared"))
+    options = ServerOptions(
+        batching=read_batching_parameters(folder / BATCHING_CONFIG),
+        monitoring=read_monitoring_config(folder / MONITORING_CONFIG),
+        rest_api_port=_free_port(),
+        grpc_max_threads=64,
+        file_system_poll_wait_seconds=0.1,
+    )
+    with ModelServer(read_model_server_config(folder / MODELS_CONFIG), 0, options=options) as embedded:
+        assert embedded.rest is not None
+        yield _ready(folder, embedded.address, embedded.rest.address)
 
 
-def _ready(models: Path, target: str) -> Server:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _ready(folder: Path, target: str, rest: str | None) -> Server:
     channel = grpc.insecure_channel(target)
-    server = Server(models, PredictionServiceStub(channel), ModelServiceStub(channel))
-    for name, version in (("scaler", 1), ("scaler", 2), ("swapped", 1)):
-        server.wait_for(name, version)
+    server = Server(folder, PredictionServiceStub(channel), ModelServiceStub(channel), HealthStub(channel), rest)
+    for name, versions in (VERSIONS | {PROBE: {1: 1.0}}).items():
+        for version in versions:
+            server.wait_for(name, version)
     return server
 
 
@@ -115,13 +144,19 @@ def request_for() -> Callable[..., PredictRequest]:
     """Builds requests for `scaler`: arrays by input name."""
 
     def build(
-        model: str = "scaler", signature: str = "", version: int | None = None, **inputs: object
+        model: str = "scaler",
+        signature: str = "",
+        version: int | None = None,
+        label: str | None = None,
+        **inputs: object,
     ) -> PredictRequest:
         request = PredictRequest()
         request.model_spec.name = model
         request.model_spec.signature_name = signature
         if version is not None:
             request.model_spec.version.value = version
+        if label is not None:
+            request.model_spec.version_label = label
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         return request
