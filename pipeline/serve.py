@@ -42,7 +42,7 @@ def _serve_embedded(flags: ServeFlags) -> None:
     options = _options(flags, files)
     with ModelServer(files.models, port=flags.port, host=flags.host or _LOOPBACK, options=options) as server:
         server.wait_until_available(_LOAD_SECONDS)
-        rest = f"{server.host}:{flags.rest_api_port}" if flags.rest_api_port else ""
+        rest = f"{server.host}:{server.rest.port}" if server.rest is not None else ""
         _announce(files, rest, server.address)
         server.run_until_signal()
 

@@ -1,55 +1,42 @@
 """A `tensorflow_model_server` for tests: takes TensorFlow Serving's flags, and lets the embedded server do the work.
 
-Started by a script of that name. It differs from TensorFlow Serving 2.16 as little as tests can tell: it knows the same
-flags and no others, ends at the start where a model does not load, dies at SIGTERM, and speaks on standard error.
+Started by a script of that name. It knows the flags that we give and no others, dies at SIGTERM, and speaks on standard
+error, as TensorFlow Serving does.
 
-STAND_IN_RECORD: file that gets its process id and its flags. STAND_IN_COPY: folder for copies of the models without
-their warm-up requests, which makes a model that cannot answer AVAILABLE, as a missing op does in TensorFlow Serving.
+STAND_IN_RECORD: file that gets its process id and its flags.
 """
 
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
 
-from serving.errors import ServingError
 from serving.model_config import read_model_server_config
 from serving.options import ServerOptions, read_batching_parameters, read_monitoring_config
 from serving.server import ModelServer
 
 
-def main() -> int:
-    """Serves until it is killed; returns what the real one does when a model cannot be loaded."""
+def main() -> None:
+    """Serves until it is killed."""
     record = Path(os.environ["STAND_IN_RECORD"])
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps({"pid": os.getpid(), "flags": sys.argv[1:]}))
     partial.rename(record)
     flags = _parser().parse_args()
     models = read_model_server_config(flags.model_config_file)
-    copies = os.environ.get("STAND_IN_COPY")
-    for model in models.model_config_list.config if copies else ():
-        without = Path(str(copies)) / model.name
-        shutil.copytree(model.base_path, without, ignore=shutil.ignore_patterns("assets.extra"))
-        model.base_path = str(without)
     options = ServerOptions(
         grpc_max_threads=flags.grpc_max_threads,
         max_num_load_retries=flags.max_num_load_retries,
         batching=read_batching_parameters(flags.batching_parameters_file) if flags.enable_batching else None,
+        rest_api_port=flags.rest_api_port,
         monitoring=read_monitoring_config(flags.monitoring_config_file) if flags.monitoring_config_file else None,
         tensorflow_intra_op_parallelism=flags.tensorflow_intra_op_parallelism,
         tensorflow_inter_op_parallelism=flags.tensorflow_inter_op_parallelism,
     )
     with ModelServer(models, flags.port, "0.0.0.0", options) as server:
-        try:
-            server.wait_until_available(60)
-        except ServingError as error:
-            print(
-                f"Failed to start server. Error: Unknown: 1 servable(s) did not become available: {error}", flush=True
-            )
-            os._exit(255)
+        server.wait_until_available(60)
         print(f"Running gRPC ModelServer at 0.0.0.0:{flags.port} ...", file=sys.stderr, flush=True)
         while True:
             signal.pause()
@@ -75,4 +62,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

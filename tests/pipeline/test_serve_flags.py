@@ -4,8 +4,10 @@ import argparse
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,23 @@ def test_a_run_is_served_by_its_newest_version(run: Path, capsys: pytest.Capture
     port = take_port(0)
     while_serving(parsed(str(run), "--port", str(port)), lambda channel: answer(channel, 3.0))
     assert capsys.readouterr().out == f"Serving scaler: gRPC on 127.0.0.1:{port}\n"
+
+
+def test_rest_metrics_and_the_health_check_of_containers_stand_on_the_rest_port(run: Path, tmp_path: Path) -> None:
+    publish(Scaler(2.0).save(tmp_path / "saved"), run / "export" / "greeter", 1)
+    port, rest = take_port(0), take_port(0)
+
+    def available(*models: str) -> int:
+        environment = os.environ | {"REST_PORT": str(rest)}
+        return subprocess.run(
+            ["bash", SHIPPED / "models_available.sh", *models], env=environment, timeout=20
+        ).returncode
+
+    def ask(channel: grpc.Channel) -> None:
+        answer(channel, 3.0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{rest}/monitoring/prometheus/metrics", timeout=20) as page:
+            assert ':tensorflow:serving:request_count{model_name="scaler",status="OK"} ' in page.read().decode()
+        assert available("scaler", "greeter") == 0
+        assert available("scaler", "nobody") == 1
+
+    while_serving(parsed(str(run), "--port", str(port), "--rest-port", str(rest), "--enable-batching"), ask)

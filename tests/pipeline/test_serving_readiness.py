@@ -1,5 +1,6 @@
 """When a model server counts as ready, seen on real servers."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,34 @@ def test_a_server_with_tls_is_asked_under_the_name_it_bears(tmp_path: Path, save
     publish(saved, tmp_path / "scaler", 1)
     with serving(tmp_path, ServerOptions(ssl_config=ssl)) as server:
         assert ready(server.address, tmp_path, ssl)
+
+
+class WithoutOp(tf.Module):
+    """Loads, and when it is asked fails with TensorFlow's words about an op that is missing."""
+
+    def save(self, directory: Path) -> Path:
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def scale(x: tf.Tensor) -> dict[str, tf.Tensor]:
+            message = "Op type not registered 'Scann>ScannSearchBatched' in binary running on shop-1."
+            return {"y": tf.debugging.check_numerics(x / 0.0, message)}
+
+        tf.saved_model.save(self, str(directory), signatures={"serving_default": scale})
+        return directory
+
+
+def test_available_is_not_ready_until_it_answers(tmp_path: Path, saved: Path) -> None:
+    broken = WithoutOp().save(tmp_path / "saved")
+    publish(broken, tmp_path / "served" / "scaler", 1)
+    # The server does not replay this itself, so that the model is AVAILABLE, as one without its ops is in TensorFlow
+    # Serving where the export holds no warm-up requests or the server is told to leave them.
+    asked = publish(broken, tmp_path / "asked" / "scaler", 1)
+    shutil.copytree(saved / "assets.extra", asked / "assets.extra")
+    with serving(tmp_path / "served") as server, pytest.raises(EngineError) as caught:
+        ready(server.address, tmp_path / "asked")
+    message = str(caught.value)
+    assert message.startswith("The server does not answer for model scaler version 1: INVALID_ARGUMENT: ")
+    assert "A model needs the op Scann>ScannSearchBatched, which this tensorflow_model_server does not hold" in message
+    assert "tandem export … --set export.index=portable" in message
 
 
 def test_a_server_that_gave_a_model_up_is_not_waited_for(tmp_path: Path, saved: Path) -> None:
