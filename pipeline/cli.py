@@ -7,9 +7,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from pipeline.chain import STEPS
+from pipeline.serving_flags import ServeFlags, add_serve_flags
 
 _TRANSFERRED = ("picture", "attributes", "network")
 _TARGET = "127.0.0.1:8500"
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug:
             raise
         print(f"error: {error}\n(`tandem --debug {parsed.command} …` shows where it arose)", file=sys.stderr)
-        return 1
+        # A server that was run for the user and has ended passes its own status on.
+        return getattr(error, "exit_status", 1)
     return 0
 
 
@@ -156,11 +159,11 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "serve", _serve, "serves RUN/export over gRPC until Ctrl-C")
-    parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help="run folder whose export/ is served")
-    parser.add_argument("--port", type=int, default=8500, help="gRPC port; 0 = any free one")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback unless told otherwise")
-    parser.add_argument("--model-config-file", type=Path, default=None, help="TensorFlow Serving's models.config")
+    about = (
+        "serves RUN/export over gRPC, and REST if told, until Ctrl-C; with TensorFlow Serving it writes "
+        "RUN/serving/models.config"
+    )
+    add_serve_flags(_command(commands, "serve", _serve, about))
 
 
 def _add_recommend(commands: argparse._SubParsersAction) -> None:
@@ -300,7 +303,7 @@ def _report(parsed: argparse.Namespace) -> None:
 def _serve(parsed: argparse.Namespace) -> None:
     from pipeline.serve import serve
 
-    serve(parsed.run, parsed.model_config_file, host=parsed.host, port=parsed.port)
+    serve(ServeFlags(**{flag.name: getattr(parsed, flag.name) for flag in fields(ServeFlags)}))
 
 
 def _recommend(parsed: argparse.Namespace) -> None:

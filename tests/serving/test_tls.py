@@ -23,6 +23,8 @@ from serving.options import ServerOptions, read_ssl_config
 from serving.server import ModelServer
 from tests.serving.models import publish
 
+LOOPBACK = x509.IPAddress(ip_address("127.0.0.1"))
+
 
 @dataclass
 class Identity:
@@ -44,8 +46,8 @@ class Identity:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def identity(name: str, signed_by: Identity | None = None) -> Identity:
-    """A new one, for 127.0.0.1; an authority where nobody signs it."""
+def identity(name: str, signed_by: Identity | None = None, host: x509.GeneralName = LOOPBACK) -> Identity:
+    """A new one, for a host; an authority where nobody signs it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -58,7 +60,7 @@ def identity(name: str, signed_by: Identity | None = None) -> Identity:
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
         .sign(signed_by.key if signed_by else key, hashes.SHA256())
     )
     return Identity(key, certificate)
