@@ -311,7 +311,7 @@ def _index_queries(world: _World, items: np.ndarray, transform_dir: Path) -> Ind
     limit = min(world.config.recall_queries, max(1, len(test) // 2))
     measured = sample_users(world.sequences, test.users, limit, config.seed)
     held_out = test.take(np.flatnonzero(np.isin(test.users, measured)))
-    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[:TUNING_QUERIES])
+    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[: 2 * TUNING_QUERIES])
     return IndexQueries(
         _embeddings(world, items, held_out), _embeddings(world, items, others if len(others) else held_out)
     )

@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -18,8 +18,8 @@ from trainer.scann_index import ScannIndex
 log = logging.getLogger(__name__)
 
 # Recall that search effort is tuned to on other shoppers, a little above what is promised for held-out ones.
-_TARGET_RECALL = 0.99
-# Queries that an index is built for and tuned with at most.
+_TARGET_RECALL = 0.985
+# Queries that an index is built for, and as many that it is tuned with, at most: those it was built for flatter it.
 TUNING_QUERIES = 1_000
 _TIMED_QUERIES = 200
 
@@ -29,7 +29,23 @@ class IndexQueries:
     """Vectors of shoppers, float32 [Q, D]; never rows of the catalogue."""
 
     held_out: np.ndarray  # measure recall and speed
-    others: np.ndarray  # tune
+    others: np.ndarray  # half are what an index is built for, half tune it
+
+    @classmethod
+    def among(cls, vectors: np.ndarray) -> Self:
+        """Vectors that are to be searched with one another, such as styles."""
+        chosen = np.random.default_rng(0).permutation(len(vectors))[: 2 * TUNING_QUERIES]
+        return cls(vectors[:0], vectors[chosen])
+
+    @property
+    def building(self) -> np.ndarray:
+        """Every second of the others."""
+        return self.others[::2]
+
+    @property
+    def tuning(self) -> np.ndarray:
+        """The rest; the same if there is one only."""
+        return self.others[1::2] if len(self.others) > 1 else self.others
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ def build_index(
     vectors = products.vectors[products.rows]
     exact = BruteForceIndex(width).index(vectors, products.rows)
     start = time.perf_counter()
-    index = make_index(kind, width, config, products.vectors).index(vectors, products.rows, queries.others)
-    tune(index, queries.others, exact, _TARGET_RECALL)
+    index = make_index(kind, width, config, products.vectors).index(vectors, products.rows, queries.building)
+    tune(index, queries.tuning, exact, _TARGET_RECALL)
     seconds = time.perf_counter() - start
     timed = queries.held_out[:_TIMED_QUERIES]
     report = {
@@ -81,7 +97,7 @@ def build_index(
 def index_of_styles(kind: IndexKind, styles: Products, width: int, config: ExportConfig) -> Index:
     """An index as that of stage one over styles of products; tuned with styles as queries."""
     vectors = styles.vectors[styles.rows]
-    index = make_index(kind, width, config, styles.vectors).index(vectors, styles.rows)
-    chosen = np.random.default_rng(0).choice(len(vectors), min(TUNING_QUERIES, len(vectors)), replace=False)
-    tune(index, vectors[chosen], BruteForceIndex(width).index(vectors, styles.rows), _TARGET_RECALL)
+    queries = IndexQueries.among(vectors)
+    index = make_index(kind, width, config, styles.vectors).index(vectors, styles.rows, queries.building)
+    tune(index, queries.tuning, BruteForceIndex(width).index(vectors, styles.rows), _TARGET_RECALL)
     return index

@@ -64,8 +64,9 @@ class ScannIndex(Index):
         if not self.layout.leaves:
             return [SearchEffort(-1, count) for count in reordered]
         total = self.layout.leaves
-        leaves = sorted({min(total, max(1, round(total * share))) for share in _LEAF_SHARES})
-        return [SearchEffort(leaf, count) for leaf in leaves for count in reordered]
+        leaves = {min(total, max(1, round(total * share))) for share in _LEAF_SHARES}
+        efforts = [SearchEffort(leaf, count) for leaf in leaves for count in reordered]
+        return sorted(efforts, key=lambda effort: effort.leaves * self.size / total + _REORDERING * effort.reordered)
 
     def settings(self) -> dict[str, int | str]:
         """What was built and chosen, for reports; 0 and −1 where the layout has no such part."""
@@ -127,13 +128,18 @@ _PART_NAMES = (
     "dp_norms",
     "dataset",
 )
-# Score-aware loss of Guo et al. 2020; 0.2 is the published value for dot products of normalised vectors.
-_ANISOTROPIC_THRESHOLD = 0.2
-_DIMENSIONS_PER_BLOCK = 2
+# Score-aware loss of Guo et al. 2020, whose 0.2 is meant for normalised vectors as they are; in the space of queries
+# less is better (on a million products of the simulator 600 reordered find 98.6 % with 0.1, 98.2 % with 0.2).
+_ANISOTROPIC_THRESHOLD = 0.1
+# Half of ScaNN's usual: on a million products of the simulator 98 % of the hundred nearest then take 0.15 ms with 600
+# reordered, with two dimensions 0.25 ms with 2,400. Codes take 32 bytes a product of 64 dimensions.
+_DIMENSIONS_PER_BLOCK = 1
 _TRAINING_SAMPLE = 100_000
 # Of the leaves; and of k.
 _LEAF_SHARES = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-_REORDERED = (1, 1.5, 2, 4, 8)
+_REORDERED = (1, 2, 4, 8)
+# What it costs to score a product exactly, in hashed scores (measured: 70 and 2 ns).
+_REORDERING = 35
 
 
 def _searcher_name(parts: Iterable[tf.Tensor]) -> str:

@@ -1,0 +1,147 @@
+"""Every form of the index over one catalogue: recall, time a query, build, memory; and filters against exact search.
+
+    python -m benchmarks.index_speed RUN [--products N] [--kinds scann,portable,…]
+
+RUN is a run whose retrieval model is trained. Products are those of the run as its item encoder sees them, or, with
+`--products`, so many more by the same encoder (contents drawn anew from those of the run, ids unknown: each is a mix of
+a title, a category, a brand and a price that the run has). Queries are shoppers at the test cut-off; the indexes are
+built for and tuned with other shoppers at the validation cut-off. One thread, inside a graph, one query at a time.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from benchmarks.machine import machine, table
+from trainer.config import EvaluationConfig, ExportConfig
+from trainer.data import Catalogue, load_catalogue, load_sequences
+from trainer.export_index import TUNING_QUERIES, IndexQueries, Products, build_index
+from trainer.index import Index
+from trainer.queries import build_queries, load_split, sample_users
+from trainer.retrieval import RetrievalModel, load_retrieval
+from transform.tables import FIRST
+
+_BLOCK = 32_768
+_HELD_OUT = 1_000
+# As an export asks: C candidates and X exclusions.
+_NEIGHBOURS = 300
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of index and how it stores vectors."""
+
+    kind: str
+    storage: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return self.kind if self.storage == "float32" else f"{self.kind}, {self.storage}"
+
+
+FORMS = {
+    form.name.replace(", ", "_"): form
+    for form in (Form("scann"), Form("portable"), Form("portable", "bfloat16"), Form("portable", "int8"))
+}
+
+
+def embedded(model: RetrievalModel, catalogue: Catalogue, products: int | None) -> np.ndarray:
+    """Vectors of the catalogue's rows, or of the reserved rows and `products` new ones: float32 [N, D]."""
+    if products is None:
+        rows = np.arange(catalogue.size, dtype=np.int32)
+        parts = [
+            model.candidate_embeddings(tf.constant(rows[start : start + _BLOCK])).numpy()
+            for start in range(0, len(rows), _BLOCK)
+        ]
+        return np.concatenate(parts)
+    vectors = np.zeros([FIRST + products, model.config.dim], np.float32)
+    start = FIRST
+    for block in _mixed(model, catalogue, products):
+        vectors[start : start + len(block)] = block
+        start += len(block)
+    return vectors
+
+
+def _mixed(model: RetrievalModel, catalogue: Catalogue, products: int) -> Iterator[np.ndarray]:
+    """Vectors of new products a block at a time, each kind of content from another product of the catalogue."""
+    generator = np.random.default_rng(0)
+    encoder = model.products
+    for start in range(0, products, _BLOCK):
+        count = min(_BLOCK, products - start)
+        drawn = {
+            name: tf.constant(generator.integers(FIRST, catalogue.size, count).astype(np.int32))
+            for name in encoder.features(tf.constant([FIRST]))
+        }
+        features = {name: encoder.features(rows)[name] for name, rows in drawn.items()}
+        fused = encoder.item_encoder.encode(features, tf.ones([count], tf.int32))
+        yield model.project_items(fused).numpy()
+
+
+def shoppers(model: RetrievalModel, catalogue: Catalogue, transform: Path) -> IndexQueries:
+    """Embeddings of held-out shoppers and of others."""
+    sequences, split, config = load_sequences(transform), load_split(transform), EvaluationConfig()
+    items = model.item_table()
+
+    def of(span: str, count: int, seed: int) -> np.ndarray:
+        queries = build_queries(sequences, catalogue, split, span, config, model.config.history_length)
+        chosen = sample_users(sequences, queries.users, count, seed)
+        queries = queries.take(np.flatnonzero(np.isin(queries.users, chosen)))
+        blocks = [{k: tf.constant(v) for k, v in queries.batch(*block).items()} for block in queries.blocks()]
+        return np.concatenate([model.query_embeddings(block, items).numpy() for block in blocks])
+
+    return IndexQueries(of("test", _HELD_OUT, 1), of("validation", 2 * TUNING_QUERIES, 2))
+
+
+def megabytes(index: Index) -> float:
+    """Of what the index keeps."""
+    return sum(variable.dtype.size * int(np.prod(variable.shape)) for variable in index.variables) / 2**20
+
+
+def measured(form: Form, products: Products, queries: IndexQueries) -> list[str]:
+    """One line of the table."""
+    config = ExportConfig(portable_storage=form.storage)
+    index, report = build_index(form.kind, products, _NEIGHBOURS, queries, config)
+    return [
+        form.name,
+        f"{report['recall@100']:.4f}",
+        f"{report['ms_per_query']:.3f}",
+        f"{report['ms_per_query_brute_force']:.1f}",
+        f"{report['build_seconds']:.0f}",
+        f"{megabytes(index):.0f}",
+        str(report["settings"]),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--products", type=int, default=None)
+    parser.add_argument("--kinds", default=",".join(FORMS))
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    transform = arguments.run / "steps" / "embed-content"
+    catalogue = load_catalogue(transform)
+    model = load_retrieval(arguments.run / "steps" / "train-retrieval", catalogue)
+    queries = shoppers(model, catalogue, transform)
+    started = time.perf_counter()
+    vectors = embedded(model, catalogue, arguments.products)
+    seconds = time.perf_counter() - started
+    rows = np.flatnonzero(catalogue.available) if arguments.products is None else np.arange(FIRST, len(vectors))
+    products = Products(vectors, rows.astype(np.int32))
+    lines = [measured(FORMS[name], products, queries) for name in arguments.kinds.split(",")]
+    peak = psutil.Process().memory_info().rss / 2**30
+    print(f"\n{len(rows)} products × {vectors.shape[1]}, embedded in {seconds:.0f} s; {machine()}")
+    print(f"memory at the end {peak:.1f} GiB\n")
+    print(table(["index", "recall@100", "ms", "ms exact", "build s", "MB", "settings"], lines))
+
+
+if __name__ == "__main__":
+    main()
