@@ -23,7 +23,7 @@ from trainer.content_encoders import load_encoders
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
 from trainer.explanation import explain
 from trainer.export_index import TUNING_QUERIES, IndexQueries, Products, build_index, index_of_styles
-from trainer.filtered_search import NO_PRICE_LIMIT, FilterAssets
+from trainer.filtered_search import FilterAssets
 from trainer.hash_order import hash_order
 from trainer.index import Index
 from trainer.inverted_lists import InvertedLists, invert_categories, invert_names, invert_prices, write_values
@@ -58,6 +58,8 @@ _PRIOR_QUERIES = 2_000
 _EXAMPLES = 4
 # The batch sizes that serving_config/batching.config allows.
 _WARMUP_BATCHES = (1, 2, 4, 8, 16, 32)
+# A limit that no product exceeds.
+_HIGH_PRICE = 1e30
 # Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
 # vector is the same to the last bit.
 _ROWS_AT_ONCE = 4_096
@@ -342,6 +344,7 @@ def _recommender(
         project_items=retrieval.project_items,
         unprojected_queries=retrieval.unprojected_queries,
         encode=tf.function(ranker.encode, autograph=False),
+        state_rows=lambda batch: ranker.objective.question(batch)["history_rows"],
         score=tf.function(ranker.score, autograph=False),
         head=world.head,
         explain=partial(explain, ranker, steps=world.config.explanation_steps),
@@ -423,6 +426,9 @@ def _recommender_requests(world: _World, signatures: Collection[str]) -> Iterato
             "context_timestamp": np.zeros([batch], np.int64),
             "context_device": np.full([batch], "", dtype=object),
             "context_region": np.full([batch], "", dtype=object),
+            "user_embedding": np.zeros([batch, world.retrieval.config.dim], np.float32),
+            "user_state": np.zeros([batch, world.ranker.config.dim + world.ranker.config.history_length], np.float32),
+            "blend": np.zeros(batch, np.float32),
             "exclude_item_ids": np.full([batch, sizes.exclusions], "", dtype=object),
         }
         for signature in ("serving_default", "recommend", "retrieve", "embed_user"):
@@ -451,7 +457,7 @@ def _filtered_requests(world: _World, inputs: dict[str, np.ndarray], item_ids: n
         "filter_categories": np.full([batch, sizes.values], "", dtype=object),
         "filter_brands": np.full([batch, sizes.values], "", dtype=object),
         "filter_price_min": np.zeros(batch, np.float32),
-        "filter_price_max": np.full(batch, NO_PRICE_LIMIT / 2, np.float32),
+        "filter_price_max": np.full(batch, _HIGH_PRICE, np.float32),
         "allow_item_ids": allowed,
         "include_unavailable": np.zeros(batch, bool),
     }
@@ -459,8 +465,8 @@ def _filtered_requests(world: _World, inputs: dict[str, np.ndarray], item_ids: n
     yield "retrieve_filtered", inputs | filters
     names = np.full([batch, sizes.lists], "", dtype=object)
     names[:, :2] = "list"
-    prices = np.full([batch, sizes.lists], NO_PRICE_LIMIT, np.float32)
-    prices[:, 1] /= 2
+    prices = np.zeros([batch, sizes.lists], np.float32)
+    prices[:, 1] = _HIGH_PRICE
     lists = {
         "list_names": names,
         "list_categories": np.full([batch, sizes.lists], "", dtype=object),

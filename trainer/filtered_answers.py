@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from trainer.answer_sizes import FilterSizes
-from trainer.filtered_search import NO_PRICE_LIMIT, Filter, FilteredSearch
+from trainer.filtered_search import Filter, FilteredSearch
 from trainer.index import ABSENT_SCORE
 from trainer.row_lists import best, is_in
 from trainer.signatures import Function, Tensors, Untracked, signature, whole_batch
@@ -37,9 +37,9 @@ class FilteredAnswers(tf.Module):
         """The best K products that pass the filter: item_ids string [B, K], scores float32 [B, K], best first.
 
         filter_categories, filter_brands string [B, F]: one of them, of a category path any level; filter_price_min,
-        filter_price_max float32 [B], both included; allow_item_ids string [B, A]; include_unavailable bool [B]. All
-        that are given must hold. What no product has lets none pass. Where fewer than K products pass, the answer ends
-        in "" with ABSENT_SCORE, and never otherwise.
+        filter_price_max float32 [B], both included, 0 = no limit; allow_item_ids string [B, A]; include_unavailable
+        bool [B]. All that are given must hold. What no product has lets none pass. Where fewer than K products pass, the
+        answer ends in "" with ABSENT_SCORE, and never otherwise.
         """
         stages = self._stages.value
         wanted, batch, query = self._asked(history_item_ids, optional)
@@ -85,7 +85,7 @@ class FilteredAnswers(tf.Module):
             _CATEGORIES: tf.constant("", shape=[1, sizes.values]),
             _BRANDS: tf.constant("", shape=[1, sizes.values]),
             _PRICE_MIN: tf.zeros([1]),
-            _PRICE_MAX: tf.constant([NO_PRICE_LIMIT]),
+            _PRICE_MAX: tf.zeros([1]),
             _ALLOWED: tf.constant("", shape=[1, sizes.allowed]),
             _UNAVAILABLE: tf.constant([False]),
         }
@@ -93,7 +93,7 @@ class FilteredAnswers(tf.Module):
             "list_categories": tf.constant("", shape=[1, sizes.lists]),
             "list_brands": tf.constant("", shape=[1, sizes.lists]),
             "list_price_min": tf.zeros([1, sizes.lists]),
-            "list_price_max": tf.fill([1, sizes.lists], NO_PRICE_LIMIT),
+            "list_price_max": tf.zeros([1, sizes.lists]),
         }
         names = {"list_names": tf.TensorSpec([None, sizes.lists], tf.string)}
         return {

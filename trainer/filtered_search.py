@@ -20,7 +20,6 @@ from transform.tables import FIRST, PADDING
 _ROWS_AT_ONCE = 32_768
 # An index is asked where it is expected to return this many times as many passing products as are wanted.
 _MARGIN = 1.5
-NO_PRICE_LIMIT = float(np.finfo(np.float32).max)
 
 
 class Filter(NamedTuple):
@@ -29,8 +28,8 @@ class Filter(NamedTuple):
 
     categories: tf.Tensor  # string [B, F], paths to any level; "" = none
     brands: tf.Tensor  # string [B, F]
-    price_min: tf.Tensor  # float32 [B]; 0 and NO_PRICE_LIMIT = any price, or none
-    price_max: tf.Tensor  # float32 [B]
+    price_min: tf.Tensor  # float32 [B]; where both limits are 0, any price or none
+    price_max: tf.Tensor  # float32 [B]; 0 = no limit
     allowed: tf.Tensor  # int32 [B, A] catalogue rows, 0 = none
     has_allowed: tf.Tensor  # bool [B]: whether there is an allow-list, be its products known or not
     with_unavailable: tf.Tensor  # bool [B]
@@ -181,7 +180,8 @@ class _Request:
         self._wanted = wanted = given.wanted
         self._by_category = tf.reduce_any(wanted.categories != "")
         self._by_brand = tf.reduce_any(wanted.brands != "")
-        self._by_price = (wanted.price_min > 0) | (wanted.price_max < NO_PRICE_LIMIT)
+        self._by_price = (wanted.price_min > 0) | (wanted.price_max > 0)
+        self._price_max = tf.where(wanted.price_max > 0, wanted.price_max, np.inf)
         self._categories = search.categories.ranges(wanted.categories)
         self._brands = search.brands.ranges(wanted.brands)
 
@@ -201,7 +201,7 @@ class _Request:
         """Where the products of the most selective property stand in the list of all, and how many they are."""
         search = self._search
         low = tf.searchsorted(search.sorted_prices, [self._wanted.price_min], side="left")[0]
-        high = tf.searchsorted(search.sorted_prices, [self._wanted.price_max], side="right")[0]
+        high = tf.searchsorted(search.sorted_prices, [self._price_max], side="right")[0]
         width = self._wanted.categories.shape[0]
         sources = [
             (self._by_category, search.categories.in_all(self._categories)),
@@ -223,7 +223,7 @@ class _Request:
         passing &= ~self._by_category | search.categories.has(self._categories, rows)
         passing &= ~self._by_brand | search.brands.has(self._brands, rows)
         # An absent price is a NaN, which is in no range.
-        passing &= ~self._by_price | ((price >= wanted.price_min) & (price <= wanted.price_max))
+        passing &= ~self._by_price | ((price >= wanted.price_min) & (price <= self._price_max))
         allowed = tf.cond(
             wanted.has_allowed,
             lambda: is_in(rows[tf.newaxis], wanted.allowed[tf.newaxis])[0],

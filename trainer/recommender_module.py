@@ -27,6 +27,9 @@ from trainer.style import SMALLEST_SQUARE, StyleClasses, popular_in_any_other
 from transform.tables import FIRST, PADDING
 
 _DEVICE, _REGION = "context_device", "context_region"
+# What `embed_user` answered, and which way the blend of both stages' scores is shifted. Zeros say nothing, as of any
+# optional input.
+_EMBEDDING, _STATE, _BLEND = "user_embedding", "user_state", "blend"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Stages:
     unprojected_queries: Callable[[tf.Tensor], tf.Tensor]
     # (history batch, ranker_items [V, E]) → state of B shoppers
     encode: Callable[[Tensors, tf.Tensor], RankerState]
+    # history batch → rows of the state's slots, int32 [B, L']
+    state_rows: Callable[[Tensors], tf.Tensor]
     # (state of B shoppers, vectors [B, C, E], rows int32 [B, C]) → [B, C]
     score: Callable[[RankerState, tf.Tensor, tf.Tensor], tf.Tensor]
     # (candidates [B, C], the ranker's scores and the retrieval's [B, C]) → [B, C]
@@ -243,8 +248,18 @@ class RecommenderModule(tf.Module):
         return {"item_ids": self.ids_by_row(answer), "scores": scores}
 
     def embed_user(self, history_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
-        """The shopper's vector in the space of the index: embedding float32 [B, D], of norm 1."""
-        return {"embedding": self.query(self.batch(history_item_ids, optional))}
+        """What both stages make of a history: embedding float32 [B, D], of norm 1, the shopper's vector in the space of
+        the index; state float32 [B, S], for the ranker.
+
+        Whoever gives them back as user_embedding and user_state, with the same history, spares later requests both
+        encoders.
+        """
+        batch = self.batch(history_item_ids, optional)
+        state = self._state(batch)
+        return {
+            "embedding": self.query(batch),
+            "state": tf.concat([state.vector, state.repeat_weights], axis=1),
+        }
 
     def explain(self, history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, **optional: tf.Tensor) -> Tensors:
         """What each slot of the history has to do with the ranker's scores (trainer/explanation.py).
@@ -284,6 +299,7 @@ class RecommenderModule(tf.Module):
         for name in (_DEVICE, _REGION):
             table = self.context_tables.get(name)
             batch[name] = tf.zeros([size], tf.int32) if table is None else table(given[name])
+        batch |= {name: given[name] for name in (_EMBEDDING, _STATE, _BLEND)}
         excluded = [self.rows_by_id(given["exclude_item_ids"])]
         if self.sizes.exclude_history:
             excluded.append(rows)
@@ -291,8 +307,25 @@ class RecommenderModule(tf.Module):
 
     def query(self, batch: Tensors) -> tf.Tensor:
         """Vectors of shoppers, [B, D]."""
-        stages = self._stages.value
-        return stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items)
+        stages, given = self._stages.value, batch[_EMBEDDING]
+        return tf.cond(
+            _all_given(given),
+            lambda: given,
+            lambda: stages.query_embeddings(_newest(batch, stages.retrieval_history), self.retrieval_items),
+        )
+
+    def _state(self, batch: Tensors) -> RankerState:
+        """What the ranker knows of shoppers."""
+        stages, given = self._stages.value, batch[_STATE]
+        newest = _newest(batch, stages.ranker_history)
+        rows, width = stages.state_rows(newest), stages.ranker_items.shape[1]
+
+        def encoded() -> tuple[tf.Tensor, tf.Tensor]:
+            state = stages.encode(newest, self.ranker_items)
+            return state.vector, state.repeat_weights
+
+        vector, weights = tf.cond(_all_given(given), lambda: (given[:, :width], given[:, width:]), encoded)
+        return RankerState(vector, rows, weights)
 
     def _candidates(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and scores of stage one, [B, width] each: what is kept (trainer/shortlist.py) and the nearest others."""
@@ -367,11 +400,12 @@ class RecommenderModule(tf.Module):
     def rank_rows(self, batch: Tensors, query: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Rows [B, C] by the score of stage two: rows, scores and former places, [B, C] each."""
         stages = self._stages.value
+        scores = stages.score(self._state(batch), tf.gather(self.ranker_items, rows), rows)
         newest = _newest(batch, stages.ranker_history)
-        state = stages.encode(newest, self.ranker_items)
-        scores = stages.score(state, tf.gather(self.ranker_items, rows), rows)
         candidates = Candidates(rows, newest, self.ranker_items, self._facts.value)
-        scores = stages.head(candidates, scores, self._likeness(query, rows))
+        shift = tf.clip_by_value(batch[_BLEND], -1.0, 1.0)[:, tf.newaxis]
+        scores *= 1.0 + tf.minimum(shift, 0.0)
+        scores = stages.head(candidates, scores, (1.0 - tf.maximum(shift, 0.0)) * self._likeness(query, rows))
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
         scores = tf.where(newcomer, self.prior.of(batch, rows), scores)
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)
@@ -408,6 +442,9 @@ class RecommenderModule(tf.Module):
             "context_timestamp": tf.zeros([1], tf.int64),
             _DEVICE: tf.constant("", shape=[1]),
             _REGION: tf.constant("", shape=[1]),
+            _EMBEDDING: tf.zeros([1, self.retrieval_items.shape[1]]),
+            _STATE: tf.zeros([1, self.ranker_items.shape[1] + self._stages.value.ranker_history]),
+            _BLEND: tf.zeros([1]),
             "exclude_item_ids": tf.constant("", shape=[1, exclusions]),
         }
 
@@ -419,10 +456,15 @@ def _normalised(vectors: tf.Tensor) -> tf.Tensor:
 
 def _newest(batch: Tensors, length: int) -> Tensors:
     """The same batch with histories [B, length]: the newest, or more padding to the left."""
-    cut = dict(batch)
+    cut = {name: batch[name] for name in ("context_timestamp", _DEVICE, _REGION)}
     for name in ("history_rows", "history_types", "history_timestamps"):
         cut[name] = _last_slots(batch[name], length)
     return cut
+
+
+def _all_given(values: tf.Tensor) -> tf.Tensor:
+    """Whether every line of [B, N] is anything but zeros: bool []. Where one is missing, all are computed."""
+    return tf.reduce_all(tf.reduce_any(values != 0, axis=1))
 
 
 def _last_slots(values: tf.Tensor, length: int) -> tf.Tensor:

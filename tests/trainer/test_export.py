@@ -153,6 +153,9 @@ def nothing(batch: int) -> dict[str, np.ndarray]:
         "context_timestamp": np.zeros([batch], np.int64),
         "context_device": np.full([batch], "", dtype=object),
         "context_region": np.full([batch], "", dtype=object),
+        "user_embedding": np.zeros([batch, D], np.float32),
+        "user_state": np.zeros([batch, D + L], np.float32),
+        "blend": np.zeros([batch], np.float32),
         "exclude_item_ids": np.full([batch, X], "", dtype=object),
     }
 
@@ -192,6 +195,9 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "context_timestamp": ("int64", [-1]),
         "context_device": ("string", [-1]),
         "context_region": ("string", [-1]),
+        "user_embedding": ("float32", [-1, D]),
+        "user_state": ("float32", [-1, D + L]),
+        "blend": ("float32", [-1]),
         "exclude_item_ids": ("string", [-1, X]),
     }
     history = {"history_item_ids": ("string", [-1, L])}
@@ -223,7 +229,7 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "recommend_filtered": (history | optional | filters, answer),
         "retrieve_filtered": (history | optional | filters, candidates),
         "recommend_lists": (history | optional | lists, page),
-        "embed_user": (history | optional, {"embedding": ("float32", [-1, D])}),
+        "embed_user": (history | optional, {"embedding": ("float32", [-1, D]), "state": ("float32", [-1, D + L])}),
         "explain": (
             history | optional | {"candidate_item_ids": ("string", [-1, E])},
             {"attention": ("float32", [-1, L]), "attributions": ("float32", [-1, E, L])},
@@ -361,6 +367,49 @@ def test_excluding_unknown_products_changes_nothing(world: World, served: Served
     history = [padded(world.ids(*HISTORY), L)]
     plain = served("recommend", history_item_ids=history)
     assert names(plain) == names(served("recommend", history_item_ids=history, exclude_item_ids=[[STRANGER] * X]))
+
+
+@pytest.mark.parametrize("signature", ["recommend", "retrieve", "recommend_filtered"])
+def test_shopper_that_the_caller_holds_is_not_encoded_again(world: World, served: ServedModel, signature: str) -> None:
+    history = {"history_item_ids": [padded(world.ids(*HISTORY), L)]}
+    known = served("embed_user", **history)
+    held = {"user_embedding": known["embedding"], "user_state": known["state"]}
+    plain, again = served(signature, **history), served(signature, **history, **held)
+    assert names(plain) == names(again)
+    np.testing.assert_allclose(plain["scores"], again["scores"], atol=1e-5)
+    # What is given is what is read: another shopper's vector and state lead elsewhere.
+    other = served("embed_user", history_item_ids=[padded(world.ids(4, 6), L)])
+    held = {"user_embedding": other["embedding"], "user_state": other["state"]}
+    assert np.abs(served(signature, **history, **held)["scores"] - plain["scores"]).max() > 1e-3
+
+
+def test_batch_in_which_one_shopper_is_not_held_is_encoded_whole(world: World, served: ServedModel) -> None:
+    history = [padded(world.ids(*HISTORY), L), padded(world.ids(4, 6), L)]
+    known = served("embed_user", **nothing(2) | {"history_item_ids": history})
+    half = {"user_embedding": known["embedding"] * [[1], [0]], "user_state": known["state"] * [[1], [0]]}
+    plain = served("recommend", **nothing(2) | {"history_item_ids": history})
+    mixed = served("recommend", **nothing(2) | half | {"history_item_ids": history})
+    assert names(plain) == names(mixed)
+
+
+def test_blend_is_the_caller_s_to_shift(world: World, served: ServedModel) -> None:
+    """From −1, without the ranker, over 0, as it was trained, to 1, without the retrieval; terms of the head add up."""
+    request = {
+        "history_item_ids": [padded(world.ids(*HISTORY), L)],
+        "candidate_item_ids": [world.ids(*range(2, 2 + C))],
+    }
+
+    def scores(**blend: np.ndarray) -> dict[str, float]:
+        answer = served("rank", **request, **blend)
+        return dict(zip(names(answer)[0], answer["scores"][0].tolist(), strict=True))
+
+    trained, no_ranker, no_retrieval = (scores(blend=np.float32([shift])) for shift in (0, -1, 1))
+    assert scores() == trained
+    half = scores(blend=np.float32([0.5]))
+    assert scores(blend=np.float32([7])) == no_retrieval, "cut at 1"
+    assert np.std([no_ranker[item] - trained[item] for item in trained]) > 1e-2
+    for item, score in trained.items():
+        assert half[item] == pytest.approx((score + no_retrieval[item]) / 2, abs=1e-4)
 
 
 def test_filtered_answer_is_the_ranker_s_order_of_what_passes(world: World, served: ServedModel) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.clusters import clustered_vectors
-from trainer.filtered_search import NO_PRICE_LIMIT, Filter, FilterAssets, FilteredSearch
+from trainer.filtered_search import Filter, FilterAssets, FilteredSearch
 from trainer.index import BruteForceIndex, Index
 from trainer.inverted_lists import InvertedLists, invert_categories, invert_names, invert_prices, write_values
 from trainer.newcomer_prior import NewcomerPrior
@@ -49,7 +49,7 @@ class Asked:
 
     categories: tuple[str, ...] = ()
     brands: tuple[str, ...] = ()
-    price: tuple[float, float] = (0.0, NO_PRICE_LIMIT)
+    price: tuple[float, float] = (0.0, 0.0)
     allowed: tuple[int, ...] | None = None
     with_unavailable: bool = False
     newcomer: bool = False
@@ -66,9 +66,9 @@ class Asked:
             kept &= [any(own.startswith(f"{wanted} > ") for wanted in self.categories) for own in levels]
         if self.brands:
             kept &= np.isin(BRANDS.astype(str), self.brands)
-        if self.price != (0.0, NO_PRICE_LIMIT):
+        if self.price != (0.0, 0.0):
             with np.errstate(invalid="ignore"):
-                kept &= (np.float32(self.price[0]) <= PRICES) & (np.float32(self.price[1]) >= PRICES)
+                kept &= (np.float32(self.price[0]) <= PRICES) & (np.float32(self.price[1] or np.inf) >= PRICES)
         if self.allowed is not None:
             kept &= np.isin(np.arange(SIZE), self.allowed)
         kept[list(self.excluded)] = False
@@ -179,7 +179,7 @@ CASES = {
     "rare brand": Asked(brands=("tiny",)),
     "two brands, one twice": Asked(brands=("tiny", "zenith", "tiny")),
     "price": Asked(price=(10.0, 12.5)),
-    "price from": Asked(price=(99.0, NO_PRICE_LIMIT)),
+    "price from": Asked(price=(99.0, 0.0)),
     "no price is that": Asked(price=(50.0, 40.0)),
     "category, brand and price": Asked(categories=("shoes",), brands=("acme", "zenith"), price=(5.0, 60.0)),
     "allow-list": Asked(allowed=(5, 300, 301, 5, 808)),
@@ -223,9 +223,7 @@ requests = st.builds(
     Asked,
     categories=st.lists(st.sampled_from(["shoes", "shoes > boots", "hats", "rare", "spoons"]), max_size=3).map(tuple),
     brands=st.lists(st.sampled_from(["acme", "zenith", "tiny", "?"]), max_size=3).map(tuple),
-    price=st.one_of(
-        st.just((0.0, NO_PRICE_LIMIT)), st.tuples(st.floats(0, 100, width=32), st.floats(0, 110, width=32))
-    ),
+    price=st.one_of(st.just((0.0, 0.0)), st.tuples(st.floats(0, 100, width=32), st.floats(0, 110, width=32))),
     allowed=st.one_of(st.none(), st.lists(st.integers(1, SIZE - 1), min_size=1, max_size=5).map(tuple)),
     with_unavailable=st.booleans(),
     newcomer=st.booleans(),
