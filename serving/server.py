@@ -63,6 +63,8 @@ class ModelServer:
             ServingError: the configuration or an option breaks a rule, or the port can't be had.
         """
         self._core = ServingCore(models, options)
+        if options.monitoring is not None and not options.rest_api_port:
+            _LOG.warning("monitoring is configured, but metrics are read from the REST port: give --rest-port")
         self._grpc = grpc.server(
             ThreadPoolExecutor(options.grpc_max_threads + _SPARE_THREADS, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=options.grpc_max_threads + _WAITING_CALLS,
