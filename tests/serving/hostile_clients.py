@@ -69,20 +69,23 @@ def attack_while(
     rate: float,
     active: Event,
     done: Event,
-    ready: Event,
+    resting: Event,
     count: "Synchronized[int]",
     failure: "multiprocessing.Queue[str]",
 ) -> None:
-    """The attackers' process: repeats an attack at most `rate` times a second while `active` is set."""
+    """The attackers' process: repeats an attack at most `rate` times a second while `active` is set, and then rests."""
     target = Target(*ports, random.Random(1))
-    ready.set()
     try:
         while not done.is_set():
-            if active.wait(0.05):
+            if active.is_set():
+                resting.clear()
                 began = time.monotonic()
                 attack(target)
                 count.value += 1
                 time.sleep(max(0.0, 1 / rate - (time.monotonic() - began)))
+            else:
+                resting.set()
+                time.sleep(0.02)
     except Exception as error:
         failure.put(f"{type(error).__name__}: {error}")
     failure.put("")
@@ -259,9 +262,9 @@ def vanishing(target: Target) -> None:
     request.model_spec.name = "scaler"
     x = request.inputs["x"]
     x.dtype = DT_FLOAT
-    x.tensor_shape.dim.add(size=20_000)
+    x.tensor_shape.dim.add(size=1_000)
     x.tensor_shape.dim.add(size=2)
-    x.tensor_content = bytes(20_000 * 2 * 4)
+    x.tensor_content = bytes(1_000 * 2 * 4)
     target.predict(request.SerializeToString(), timeout=0.001)
 
 
