@@ -38,8 +38,8 @@ class FilteredAnswers(tf.Module):
 
         filter_categories, filter_brands string [B, F]: one of them, of a category path any level; filter_price_min,
         filter_price_max float32 [B], both included, 0 = no limit; allow_item_ids string [B, A]; include_unavailable
-        bool [B]. All that are given must hold. What no product has lets none pass. Where fewer than K products pass, the
-        answer ends in "" with ABSENT_SCORE, and never otherwise.
+        bool [B]. All that are given must hold. What no product has lets none pass. Where fewer than K products pass,
+        the answer ends in "" with ABSENT_SCORE, and never otherwise.
         """
         stages = self._stages.value
         wanted, batch, query = self._asked(history_item_ids, optional)
