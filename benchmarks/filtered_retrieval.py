@@ -2,8 +2,8 @@
 
     python -m benchmarks.filtered_retrieval RUN [--model DIR] [--shoppers N]
 
-Filters keep 50 %, 10 %, 1 % and 0.1 % of the catalogue: a range of prices about the middle, and a range of prices within
-what one half of the brands sell. Asks `retrieve_filtered` with the histories of held-out shoppers, one a request, on one
+Filters keep 50 %, 10 %, 1 % and 0.1 % of the catalogue: prices about the middle, and prices about the middle among
+the largest brands. Asks `retrieve_filtered` with the histories of held-out shoppers, one a request, on one
 thread. Recall@20 counts the exact twenty best that are found; an answer is full if it has as many products as pass, up
 to the model's C.
 """
