@@ -11,7 +11,8 @@ from pipeline.runner import StepError, read_record, step_directory
 
 log = logging.getLogger(__name__)
 
-MODELS = ("recommender", "item_encoder")
+_RECOMMENDER = "recommender"
+_SAVED_MODEL = "saved_model.pb"
 # Folder of steps/ that holds the last refresh under its number.
 REFRESH = "refresh"
 # Beside the warm-up requests; TensorFlow Serving ignores what it does not know there.
@@ -21,8 +22,10 @@ ORIGIN = Path("assets.extra") / "published.json"
 def publish(run: Path) -> int:
     """Publishes what the export step made, or the last refresh of it; nothing if it is the newest version already.
 
-    Both models get the same version number. Files are hard links: no second copy on disk, and the version stays
-    whole when the step's folder is replaced.
+    All models get the same version number. Files are hard links: no second copy on disk, and the version stays
+    whole when the step's folder is replaced. The folder of a model that was published before and is no longer exported
+    (`recommender_portable` once export.index is not `both`) stays as it is: a server of RUN/export goes on with its
+    last version until somebody removes the folder.
 
     Returns:
         The version now newest.
@@ -35,14 +38,14 @@ def publish(run: Path) -> int:
         raise StepError(f"{run} holds no finished export: run `tandem export` (or `tandem run`) first.")
     source = newest_refresh(run, exported["fingerprint"]) or step_directory(run, "export")
     fingerprint = (read_record(source) or exported)["fingerprint"]
+    models = exported_models(source)
     export = run / "export"
-    newest = max((newest_version(export / model) for model in MODELS), default=0)
-    if newest and all(_fingerprint(export / model / str(newest)) == fingerprint for model in MODELS):
+    newest = published_version(run)
+    if newest and all(_fingerprint(export / model / str(newest)) == fingerprint for model in models):
         log.info("publish: version %d is up to date", newest)
         return newest
     version = newest + 1
-    # The recommender last: a client that sees it finds the encoder of the same version.
-    for model in reversed(MODELS):
+    for model in models:
         partial = export / model / f".{version}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / model, partial, copy_function=os.link)
@@ -50,8 +53,26 @@ def publish(run: Path) -> int:
         (partial / ORIGIN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
         partial.rename(export / model / str(version))
     _link(source / PRODUCTS_FILE, run / PRODUCTS_FILE)
-    log.info("publish: version %d is at %s", version, export / MODELS[0] / str(version))
+    log.info("publish: version %d of %s is in %s", version, ", ".join(models), export)
+    for model in sorted(_published_models(run) - set(models)):
+        log.warning("publish: %s is no longer exported; remove its old versions: %s", model, export / model)
     return version
+
+
+def exported_models(source: Path) -> list[str]:
+    """Names of the models that an export or a refresh wrote, in the order to publish them.
+
+    Recommenders come last: a client that sees one finds the encoder of the same version.
+    """
+    return sorted(
+        (file.parent.name for file in source.glob(f"*/{_SAVED_MODEL}")),
+        key=lambda name: (name.startswith(_RECOMMENDER), name),
+    )
+
+
+def published_version(run: Path) -> int:
+    """The newest version that a model of the run has been published under; 0 if there is none."""
+    return max((newest_version(run / "export" / model) for model in _published_models(run)), default=0)
 
 
 def newest_refresh(run: Path, export: str) -> Path | None:
@@ -60,6 +81,11 @@ def newest_refresh(run: Path, export: str) -> Path | None:
     newest = refreshes / str(newest_version(refreshes))
     record = read_record(newest)
     return newest if record is not None and record["export"] == export else None
+
+
+def _published_models(run: Path) -> set[str]:
+    export = run / "export"
+    return {folder.name for folder in export.iterdir() if newest_version(folder)} if export.is_dir() else set()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.answer_table import PRODUCTS_FILE
 from pipeline.chain import STEPS
-from pipeline.publish import MODELS, REFRESH, newest_refresh, newest_version, publish
+from pipeline.publish import REFRESH, newest_refresh, newest_version, publish, published_version
 from pipeline.runner import RECORD, StepError, current_record, locked, read_record, step_directory, write_json
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _refresh(
         }
         write_json(partial / RECORD, record)
         partial.rename(folder / str(number))
-    before = newest_version(run / "export" / MODELS[0])
+    before = published_version(run)
     version = publish(run)
     _remove_all_but_newest(folder)
     return {"version": version, "published": version > before, **_report(read, outcome, index, started)}
@@ -159,10 +159,14 @@ def _remove_all_but_newest(folder: Path) -> None:
 
 def _report(read: "Report", outcome: "Refreshed", index: dict[str, Any] | None, started: float) -> dict[str, Any]:
     """Counts and times; `index` is what an export says of its index, None where there was nothing to export."""
+    from pipeline.report_index import index_forms
     from transform.content_faults import sorted_faults
 
     now = time.time()
-    seconds = {"embedding": index["embedding_seconds"], "index": index["build_seconds"]} if index else {}
+    seconds = {}
+    if index:
+        building = sum(form["build_seconds"] for form in index_forms(index))
+        seconds = {"embedding": index["embedding_seconds"], "index": building}
     waited = now - np.array(outcome.created_at, np.float64)
     return {
         "rows": read.rows,

@@ -55,6 +55,16 @@ def share(value: float, decimals: int = 1) -> str:
     return f"{100 * value:.{decimals}f} %"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def metric(value: float | None) -> str:
     """A metric between 0 and 1."""
     return ABSENT if value is None else f"{value:.4f}"

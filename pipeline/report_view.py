@@ -1,6 +1,6 @@
 """From a run's results to what the report page shows, section by section, in plain words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.charts import curve_chart
 from pipeline.report_fairness import Fairness, fairness
 from pipeline.report_head import head_table
+from pipeline.report_index import index_facts, index_table
 from pipeline.report_models import (
     HEADLINE,
     Model,
@@ -25,7 +26,7 @@ from pipeline.report_models import (
     segment_tables,
     verdict,
 )
-from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table, count, flat, metric, share
+from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table, count, duration, flat, metric, share
 from transform.content_faults import FAULTS
 from transform.tables import FIRST
 
@@ -103,7 +104,8 @@ class View:
     segment_tables: list[Table]
     fairness: Fairness | None
     learning: list[Curves]
-    index: list[tuple[str, str]]
+    index_table: Table | None
+    index_facts: list[tuple[str, str]]
     data: list[tuple[str, str]]
     data_tables: list[Table]
     validation: list[Line]
@@ -139,7 +141,8 @@ def view(results: Results) -> View:
         segment_tables=segment_tables(models) + cold_start_tables(metrics.get("cold_start") or {}),
         fairness=fairness(metrics.get("fairness") or {}, models),
         learning=[_curves(name, results.histories.get(step, [])) for step, name in _TRAINED.items()],
-        index=_index(metrics.get("index") or {}),
+        index_table=index_table(metrics.get("index") or {}),
+        index_facts=index_facts(metrics.get("index") or {}),
         data=_data(results.statistics),
         data_tables=[*_data_tables(results.statistics), *filter(None, [_drift_table(results.validation)])],
         validation=_validation(results.validation),
@@ -201,34 +204,6 @@ def _curves(name: str, history: list[dict[str, Any]]) -> Curves:
             Chart("Training loss", pace, curve_chart(f"{name}: loss by epoch", epochs, losses, best)),
         ],
     )
-
-
-def _index(index: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Known measures in words; everything else as the export wrote it."""
-    said: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "kind": ("Kind", readable),
-        "recall@100": ("Recall@100 against brute force", lambda value: share(value, 2)),
-        "ms_per_query": ("One query", lambda value: f"{value:.2f} ms"),
-        "ms_per_query_brute_force": ("One query by brute force", lambda value: f"{value:.2f} ms"),
-        "build_seconds": ("Built and tuned in", duration),
-        "embedding_seconds": ("Products embedded in", duration),
-        "n": ("Products in it", count),
-        "dim": ("Dimensions", count),
-        "queries": ("Held-out shoppers asked", count),
-        "neighbours": ("Candidates it returns", count),
-    }
-    rows = [(name, form(index[key])) for key, (name, form) in said.items() if key in index]
-    return rows + [(readable(name), value) for name, value in flat({k: v for k, v in index.items() if k not in said})]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "4.2 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _data(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -111,6 +111,7 @@ def test_each_version_has_its_revenue_per_impression() -> None:
 
 def test_metrics_hold_the_quality_of_all_steps(tmp_path: Path) -> None:
     measured = measured_without_quality()
+    measured["index"]["portable"] = {"kind": "portable", "recall@100": 0.98, "ms_per_query": 1.25}
     moved = {"items": 2, "mean_cosine_distance": 0.2, "mean_l2_per_dimension": 0.1, "neighbour_overlap": 1.0}
     files = {
         "steps/evaluate/metrics.json": {key: value for key, value in measured.items() if key not in ("head", "index")},
@@ -124,7 +125,9 @@ def test_metrics_hold_the_quality_of_all_steps(tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
-    quality = json.loads(assemble_metrics(tmp_path).read_text())["embedding_quality"]
+    metrics = json.loads(assemble_metrics(tmp_path).read_text())
+    assert metrics["index"] == measured["index"]
+    quality = metrics["embedding_quality"]
     assert quality["drift"] == {"ranker": moved}
     assert quality["retrieval"]["isotropy"] == 0.2
     judged = {(found["figure"], found["stage"]): found["verdict"] for found in quality["verdicts"]}

@@ -1,22 +1,25 @@
 """Publishing makes whole integer versions and never a second one of the same models."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.publish import newest_version, publish
+from pipeline.publish import exported_models, newest_version, publish
 from pipeline.runner import StepError
 
+ONE_FORM = ("recommender", "item_encoder")
+BOTH_FORMS = ("recommender", "item_encoder", "recommender_portable")
 
-def finish_export(run: Path, fingerprint: str, content: str) -> None:
+
+def finish_export(run: Path, fingerprint: str, content: str, models: tuple[str, ...] = ONE_FORM) -> None:
     step = run / "steps" / "export"
-    for model in ("recommender", "item_encoder"):
-        (step / model).mkdir(parents=True, exist_ok=True)
-        # As the runner does, a new file takes the old one's place: published hard links keep the old content.
-        (step / model / "saved_model.pb").unlink(missing_ok=True)
+    # As the runner does, a new folder takes the old one's place: published hard links keep the old content.
+    shutil.rmtree(step, ignore_errors=True)
+    for model in models:
+        (step / model).mkdir(parents=True)
         (step / model / "saved_model.pb").write_text(content)
-    (step / "products.parquet").unlink(missing_ok=True)
     (step / "products.parquet").write_text(content)
     (step / "step.json").write_text(json.dumps({"fingerprint": fingerprint}))
 
@@ -48,6 +51,65 @@ def test_a_half_published_version_is_superseded(tmp_path: Path) -> None:
     (tmp_path / "export" / "item_encoder" / "1").mkdir(parents=True)
     assert publish(tmp_path) == 2
     assert newest_version(tmp_path / "export" / "recommender") == 2
+
+
+def published(run: Path) -> dict[str, list[str]]:
+    """The versions of every model."""
+    return {model.name: sorted(path.name for path in model.iterdir()) for model in (run / "export").iterdir()}
+
+
+def test_both_forms_are_published_under_one_number(tmp_path: Path) -> None:
+    finish_export(tmp_path, "a", "one", BOTH_FORMS)
+    assert [publish(tmp_path), publish(tmp_path)] == [1, 1]
+    assert published(tmp_path) == {model: ["1"] for model in BOTH_FORMS}
+
+
+def test_a_form_that_is_added_gets_the_number_of_the_others(tmp_path: Path) -> None:
+    finish_export(tmp_path, "a", "one")
+    publish(tmp_path)
+    finish_export(tmp_path, "b", "two", BOTH_FORMS)
+    assert publish(tmp_path) == 2
+    assert published(tmp_path) == {model: ["1", "2"] for model in ONE_FORM} | {"recommender_portable": ["2"]}
+
+
+def test_a_form_no_longer_exported_is_not_published_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finish_export(tmp_path, "a", "one", BOTH_FORMS)
+    publish(tmp_path)
+    assert "no longer exported" not in caplog.text
+    finish_export(tmp_path, "b", "two")
+    assert [publish(tmp_path), publish(tmp_path)] == [2, 2]
+    assert published(tmp_path) == {model: ["1", "2"] for model in ONE_FORM} | {"recommender_portable": ["1"]}
+    left = tmp_path / "export" / "recommender_portable"
+    assert f"recommender_portable is no longer exported; remove its old versions: {left}" in caplog.text
+
+
+def test_recommenders_are_published_last(tmp_path: Path) -> None:
+    finish_export(tmp_path, "a", "one", ("another_model", *BOTH_FORMS))
+    assert exported_models(tmp_path / "steps" / "export") == [
+        "another_model",
+        "item_encoder",
+        "recommender",
+        "recommender_portable",
+    ]
+
+
+def test_a_kill_between_two_forms_leaves_them_to_the_next_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_export(tmp_path, "a", "one", BOTH_FORMS)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if "recommender_portable" in path.parts:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(tmp_path)
+    assert publish(tmp_path) == 2
+    assert newest_version(tmp_path / "export" / "recommender_portable") == 2
 
 
 def test_only_integer_folders_are_versions(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from pipeline.chain import STEPS
 from pipeline.cli import main
 from pipeline.config import Config, load_config
-from pipeline.publish import MODELS, publish
+from pipeline.publish import exported_models, publish
 from pipeline.refresh import refresh
 from pipeline.runner import Place, StepError, run_steps
 from protos.feature_schema_pb2 import FeatureSchema
 from tests.transform.small_tables import START, write
+from trainer.config import ExportConfig
 from transform.checks import DataError
 from transform.feature_schema import read_vocabulary, write_schema, write_vocabulary
 from transform.item_examples import ItemContent, ItemKeys, items_file
@@ -49,15 +51,21 @@ class Exporter:
         self.calls: list[tuple[Any, ...]] = []
         self.kill = False
 
-    def __call__(self, transform: Path, retrieval: Path, ranker: Path, head: Path, output: Path, *rest: Any) -> None:
-        self.calls.append((transform, retrieval, ranker, head, output, *rest))
+    def __call__(
+        self, transform: Path, retrieval: Path, ranker: Path, head: Path, output: Path, config: ExportConfig, logs: Path
+    ) -> None:
+        self.calls.append((transform, retrieval, ranker, head, output, config, logs))
         products = read_vocabulary(transform / "vocabularies" / "item_ids.txt")[FIRST:]
-        for model in MODELS:
+        index = {"embedding_seconds": 1.5, "kind": "scann", "build_seconds": 0.25, "n": len(products)}
+        models = ["recommender", "item_encoder"]
+        if config.index == "both":
+            models.append("recommender_portable")
+            index["portable"] = {"kind": "portable", "build_seconds": 0.5, "n": len(products)}
+        for model in models:
             (output / model).mkdir(parents=True)
-            (output / model / "products").write_text(" ".join(products))
+            (output / model / "saved_model.pb").write_text(" ".join(products))
             if self.kill:
                 raise KilledError
-        index = {"embedding_seconds": 1.5, "build_seconds": 0.25, "n": len(products)}
         (output / "index.json").write_text(json.dumps(index))
 
 
@@ -71,14 +79,14 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exporter]:
 def make_run(run: Path, config: Config, products: tuple[str, ...] = ("a", "b"), last: str = STEPS[-1].name) -> None:
     """Every step of the chain up to `last`, with made-up outputs."""
 
-    def make(name: str, place: Place) -> None:
+    def make(name: str, config: Config, place: Place) -> None:
         if name in ("transform", "embed-content"):
             write_transform(place.output, list(products))
         if name == "export":
-            Exporter()(place.step("embed-content"), *[place.output] * 4)
+            Exporter()(place.step("embed-content"), *[place.output] * 4, config.export, place.output)
             (place.output / "products.parquet").touch()
 
-    steps = [replace(step, run=lambda _, place, name=step.name: make(name, place)) for step in STEPS]
+    steps = [replace(step, run=partial(make, step.name)) for step in STEPS]
     data = run.parent / "data"
     data.mkdir(exist_ok=True)
     (data / "events.parquet").write_text(" ".join(products))
@@ -100,8 +108,9 @@ def new(folder: Path, *rows: dict[str, Any]) -> Path:
 
 
 def served(run: Path, version: int) -> set[str]:
-    """What the models of a version know; both the same."""
-    (known,) = {(run / "export" / model / str(version) / "products").read_text() for model in MODELS}
+    """What the models of a version know; all the same."""
+    models = exported_models(run / "steps" / "export")
+    (known,) = {(run / "export" / model / str(version) / "saved_model.pb").read_text() for model in models}
     return set(known.split())
 
 
@@ -117,6 +126,19 @@ def test_new_products_are_published_in_both_models(run: Path, tmp_path: Path, ex
     assert report["listed_to_published"]["products"] == 1
     assert 3_600 <= report["listed_to_published"]["median"] <= 3_660
     assert json.loads((run / "refresh.json").read_text()) == report
+
+
+def test_both_forms_are_refreshed_together(tmp_path: Path, exporter: Exporter) -> None:
+    run = tmp_path / "both"
+    make_run(run, load_config(None, ["export.index=both"]))
+    publish(run)
+    report = refresh(new(tmp_path, {"item_id": "z"}), run)
+    models = run / "export"
+    assert sorted(path.name for path in models.glob("*/2")) == ["2"] * 3
+    assert (models / "recommender_portable" / "2" / "saved_model.pb").read_text() == "a b z"
+    assert report["recommendable"] == 3
+    # One form after the other: 0.25 s and 0.5 s.
+    assert report["seconds"]["index"] == 0.75
 
 
 def test_the_models_and_settings_are_those_of_the_run(run: Path, tmp_path: Path, exporter: Exporter) -> None:

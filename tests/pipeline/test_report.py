@@ -201,7 +201,29 @@ def test_rare_products_are_told_beside_new_ones(run: Path) -> None:
 
 
 def test_index_recall_and_latency_are_shown(run: Path) -> None:
-    assert "Recall@100 against brute force 99.12 % One query 0.80 ms" in page_of(run).text
+    text = page_of(run).text
+    assert "ScaNN 99.12 % 0.80 ms 2.5 s Leaves 40, Leaves to search 7 Brute force 100.00 % 1.90 ms – –" in text
+    assert "Products in it 1,234" in text
+
+
+def test_both_forms_of_the_index_stand_beside_brute_force(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    portable = {"kind": "portable", "recall@100": 0.9876, "ms_per_query": 1.25, "build_seconds": 61.0, "n": 1_234}
+    metrics["index"]["portable"] = portable | {"settings": {"storage": "int8"}, "ms_per_query_brute_force": 1.8}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert (
+        "ScaNN 99.12 % 0.80 ms 2.5 s Leaves 40, Leaves to search 7 "
+        "Portable 98.76 % 1.25 ms 1 min 1 s Storage int8 Brute force 100.00 % 1.90 ms – –"
+    ) in page_of(run).text
+
+
+def test_an_exact_index_is_shown_once(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["index"] |= {"kind": "brute_force", "recall@100": 1.0, "settings": {}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(run).text
+    assert "Brute force 100.00 % 0.80 ms 2.5 s – Products in it" in text
+    assert text.count("Brute force 100.00 %") == 1
 
 
 def test_learning_curves_are_drawn_for_both_models(run: Path) -> None:
