@@ -9,9 +9,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from pipeline.chain import STEPS
+from pipeline.config import Config, load_config
 from pipeline.serving_flags import ServeFlags, add_serve_flags
+from trainer.config import IndexKind
 
 _TRANSFERRED = ("picture", "attributes", "network")
 _TARGET = "127.0.0.1:8500"
@@ -63,10 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(commands)
     run = _command(commands, "run", _run, "the whole chain: reads --data, writes models, metrics and report to --out")
     _add_chain_arguments(run)
+    _add_index(run)
     for step in STEPS:
         reads = ", ".join(step.needs) or "--data"
         one = _command(commands, step.name, _step, f"one step: reads {reads}; writes RUN/steps/{step.name}")
         _add_chain_arguments(one)
+        if step.name == "export":
+            _add_index(one)
     publish = _command(commands, "publish", _publish, "reads RUN/steps/export; writes RUN/export/<model>/<version>")
     publish.add_argument("run", type=Path, metavar="RUN")
     _add_refresh(commands)
@@ -91,6 +97,18 @@ def _add_chain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="changes one key; repeatable"
+    )
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--index",
+        choices=(*get_args(IndexKind), "both"),
+        default=None,
+        help="how the recommender finds candidates, short for --set export.index=…: scann, the fastest, for the "
+        "embedded server and a TensorFlow Serving built with ScaNN's ops; portable for a stock TensorFlow Serving; "
+        "brute_force, exact, for any server and small catalogues; both writes scann as the model recommender and "
+        "portable as recommender_portable",
     )
 
 
@@ -152,6 +170,7 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "transfer", _transfer, about)
     parser.add_argument("source", type=Path, metavar="FROM", help="run folder with finished trainings")
     _add_chain_arguments(parser)
+    _add_index(parser)
     parser.add_argument("--no-text", action="store_true", help="leave words, n-grams and their layers")
     parser.add_argument("--picture", action="store_true", help="take the layers that read pictures")
     parser.add_argument("--attributes", action="store_true", help="take categories, brands and attributes by name")
@@ -260,9 +279,13 @@ def _import(parsed: argparse.Namespace) -> None:
 
 def _run(parsed: argparse.Namespace) -> None:
     from pipeline.chain import run
-    from pipeline.config import load_config
 
-    run(load_config(parsed.config, parsed.overrides), parsed.data, parsed.out)
+    run(_config(parsed), parsed.data, parsed.out)
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    index = getattr(parsed, "index", None)
+    return load_config(parsed.config, parsed.overrides + ([f"export.index={index}"] if index else []))
 
 
 def _transfer(parsed: argparse.Namespace) -> None:
@@ -273,11 +296,9 @@ def _transfer(parsed: argparse.Namespace) -> None:
 
 
 def _step(parsed: argparse.Namespace) -> None:
-    from pipeline.config import load_config
     from pipeline.runner import run_steps
 
-    config = load_config(parsed.config, parsed.overrides)
-    run_steps(STEPS, config, parsed.data, parsed.out, only=parsed.command)
+    run_steps(STEPS, _config(parsed), parsed.data, parsed.out, only=parsed.command)
 
 
 def _publish(parsed: argparse.Namespace) -> None:

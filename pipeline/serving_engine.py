@@ -163,7 +163,7 @@ def explain_missing_op(op: str) -> str:
     """What an unknown op means and what to do, in two sentences."""
     return (
         f"A model needs the op {op}, which this {BINARY} does not hold: stock builds have none of ScaNN's ops. "
-        f"Export the portable form (`tandem export … --set export.index=portable`, then `tandem publish`), "
+        f"Export the portable form (`tandem export … --index portable`, then `tandem publish`), "
         f"or serve this one with --engine embedded."
     )
 

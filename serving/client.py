@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from serving.client_answers import Recommendations
 from serving.client_conversation import Call, Conversation, Pause, RecommenderError, Way
+from serving.client_filters import Filter, ListRequest, Page
 from serving.client_grpc import GrpcTransport
 from serving.client_options import DEFAULT_RETRIES, ClientOptions, Retries, Tls
 from serving.client_query import Context, Query, Shopper
@@ -18,6 +19,9 @@ from serving.client_rest import RestTransport
 
 __all__ = [
     "Context",
+    "Filter",
+    "ListRequest",
+    "Page",
     "Query",
     "Recommendations",
     "RecommenderClient",
@@ -109,6 +113,7 @@ class RecommenderClient(ModelClient):
 
     recommend = _asked(Questions.recommend)
     recommend_many = _asked(Questions.recommend_many)
+    recommend_lists = _asked(Questions.recommend_lists)
     retrieve = _asked(Questions.retrieve)
     rank = _asked(Questions.rank)
     similar_items = _asked(Questions.similar_items)

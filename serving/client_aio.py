@@ -36,6 +36,7 @@ class AsyncRecommenderClient(ModelClient):
 
     recommend = _asked(Questions.recommend)
     recommend_many = _asked(Questions.recommend_many)
+    recommend_lists = _asked(Questions.recommend_lists)
     retrieve = _asked(Questions.retrieve)
     rank = _asked(Questions.rank)
     similar_items = _asked(Questions.similar_items)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos.predict_pb2 import DT_STRING, Tensor
+from serving.client_filters import Filter, Page
 from serving.client_signature import Port, Signature
 from serving.client_tensors import Value, make_tensor
+from serving.client_values import check_texts, newest, padded
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Shopper:
 
     def __post_init__(self) -> None:
         for name, values in (("history", self.history), ("exclude", self.exclude)):
-            _check_ids(name, values)
+            check_texts(name, values)
         for name, beside in (("event_types", self.event_types), ("timestamps", self.timestamps)):
             if beside is not None and len(beside) != len(self.history):
                 raise ValueError(
@@ -57,18 +59,18 @@ class Shopper:
     def rows(self, signature: Signature) -> Iterator[tuple[str, Sequence[Value]]]:
         """Input names, each with this shopper's row; what isn't known is left out."""
         length = signature.width("history_item_ids")
-        yield "history_item_ids", _newest(self.history, length, "")
+        yield "history_item_ids", newest(self.history, length, "")
         if self.event_types is not None:
-            yield "history_event_types", _newest(self.event_types, length, "")
+            yield "history_event_types", newest(self.event_types, length, "")
         if self.timestamps is not None:
-            yield "history_timestamps", _newest(self.timestamps, length, 0)
+            yield "history_timestamps", newest(self.timestamps, length, 0)
         if self.context.timestamp is not None:
             yield "context_timestamp", [self.context.timestamp]
         for name, value in (("context_device", self.context.device), ("context_region", self.context.region)):
             if value is not None:
                 yield name, [value]
         if self.exclude:
-            yield "exclude_item_ids", _padded("exclude", self.exclude, signature.width("exclude_item_ids"))
+            yield "exclude_item_ids", padded("exclude", self.exclude, signature.width("exclude_item_ids"))
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,15 @@ class Query:
     k: int | None = None
     candidates: Sequence[str] | None = None
     item_id: str | None = None
+    restriction: Filter | Page | None = None
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
             raise ValueError(f"k must be at least 1, received {self.k}.")
         if self.candidates is not None:
-            _check_ids("candidates", self.candidates)
+            check_texts("candidates", self.candidates)
         if self.item_id is not None:
-            _check_ids("item_id", [self.item_id])
+            check_texts("item_id", [self.item_id])
 
     def inputs(self, signature: Signature) -> dict[str, Tensor]:
         """The tensors to send: for one row those that are known, for several all that the signature takes.
@@ -111,12 +114,16 @@ class Query:
         """What is the same for every row."""
         if self.candidates is not None:
             width = signature.width("candidate_item_ids")
-            yield "candidate_item_ids", _padded("candidates", self.candidates, width)
+            yield "candidate_item_ids", padded("candidates", self.candidates, width)
         if self.item_id is not None:
             yield "item_ids", [self.item_id]
+        if self.restriction is not None:
+            yield from self.restriction.rows(signature)
 
     def _check_k(self, signature: Signature) -> None:
-        largest = signature.outputs["item_ids"].width if "item_ids" in signature.outputs else None
+        # Without the batch: [K], or [lists, length].
+        sizes = signature.outputs["item_ids"].sizes if "item_ids" in signature.outputs else ()
+        largest = sizes[-1] if sizes else None
         if self.k is not None and largest is not None and self.k > largest:
             raise ValueError(f"k must be at most {largest}, which the model was exported with; received {self.k}.")
 
@@ -135,26 +142,3 @@ def _tensor(name: str, port: Port, rows: Sequence[Sequence[Value] | None]) -> Te
         values += [padding] * (width - len(row))
         values += row
     return make_tensor(port.dtype, [len(filled), *([width] if port.sizes else [])], values)
-
-
-def _newest(values: Sequence[Value], width: int | None, padding: Value) -> Sequence[Value]:
-    """The last `width` values, padded on the left: the newest stands last."""
-    if width is None:
-        return values
-    newest = list(values[-width:]) if width else []
-    return [padding] * (width - len(newest)) + newest
-
-
-def _padded(name: str, ids: Sequence[str], width: int | None) -> Sequence[str]:
-    if width is not None and len(ids) > width:
-        raise ValueError(
-            f"{name} must hold at most {width} product ids, which the model was exported with; received {len(ids)}."
-        )
-    return [*ids, *[""] * ((width or len(ids)) - len(ids))]
-
-
-def _check_ids(name: str, ids: Sequence[str]) -> None:
-    if isinstance(ids, str):
-        raise ValueError(f"{name} must be a sequence of product ids, received the string {ids!r}.")
-    if not all(ids):
-        raise ValueError(f"{name} must hold no empty product id, received one at position {list(ids).index('')}.")

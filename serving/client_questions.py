@@ -13,8 +13,9 @@ from protos.predict_pb2 import (
     PredictRequest,
     PredictResponse,
 )
-from serving.client_answers import Recommendations, read_lists, read_vector
+from serving.client_answers import Recommendations, read_lists, read_page, read_vector
 from serving.client_conversation import Conversation, Method, Pause, RecommenderError, Way, Ways
+from serving.client_filters import Filter, ListRequest, Page
 from serving.client_options import ClientOptions
 from serving.client_query import NO_CONTEXT, Context, Query, Shopper
 from serving.client_signature import SIGNATURE_DEF, Learned, learned_from
@@ -45,6 +46,7 @@ class Questions:
         timestamps: Sequence[int] | None = None,
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
+        filter: Filter | None = None,
     ) -> Conversation[Recommendations]:
         """The `k` products this shopper is most likely to want next.
 
@@ -56,19 +58,50 @@ class Questions:
             timestamps: seconds since 1970 (UTC) of each product of the history.
             context: where and when the shopper is.
             exclude: product ids to leave out of the answer.
+            filter: what products must be. The answer is shorter than `k` only where fewer products pass.
 
         Raises:
             ValueError: an argument doesn't fit the model.
             RecommenderError: the server answers with an error or not in time.
         """
         shopper = Shopper(history, event_types, timestamps, context, exclude)
-        return (yield from self._one_list("recommend", Query([shopper], k)))
+        query = Query([shopper], k, restriction=filter)
+        return (yield from self._one_list(_filtered("recommend", filter), query))
 
-    def recommend_many(self, shoppers: Sequence[Shopper], k: int = 20) -> Conversation[list[Recommendations]]:
+    def recommend_many(
+        self, shoppers: Sequence[Shopper], k: int = 20, *, filter: Filter | None = None
+    ) -> Conversation[list[Recommendations]]:
         """As `recommend`, for several shoppers in one request; answers in their order. Errors as for `recommend`."""
         if not shoppers:
             return []
-        return read_lists((yield from self._predict("recommend", Query(shoppers, k))), k)
+        query = Query(shoppers, k, restriction=filter)
+        return read_lists((yield from self._predict(_filtered("recommend", filter), query)), k)
+
+    def recommend_lists(
+        self,
+        history: Sequence[str],
+        lists: Sequence[ListRequest],
+        k: int | None = None,
+        *,
+        event_types: Sequence[str] | None = None,
+        timestamps: Sequence[int] | None = None,
+        context: Context = NO_CONTEXT,
+        exclude: Sequence[str] = (),
+    ) -> Conversation[dict[str, Recommendations]]:
+        """Several lists for one page, by name, in the order asked; a product stands in the first that has room for it.
+
+        Args:
+            history: as for `recommend`, and so are those that follow `k`.
+            lists: which lists, the most important first.
+            k: how many products of each; None = as many as the model was exported with.
+
+        Raises:
+            ValueError: as for `recommend`; or no list, more than the model was exported with, or two of one name.
+            RecommenderError: as for `recommend`.
+        """
+        shopper, page = Shopper(history, event_types, timestamps, context, exclude), Page(lists)
+        response = yield from self._predict("recommend_lists", Query([shopper], k, restriction=page))
+        return read_page(response, [wanted.name for wanted in lists], k)
 
     def retrieve(
         self,
@@ -78,10 +111,11 @@ class Questions:
         timestamps: Sequence[int] | None = None,
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
+        filter: Filter | None = None,
     ) -> Conversation[Recommendations]:
         """The candidates of the first stage. Arguments and errors as for `recommend`."""
         shopper = Shopper(history, event_types, timestamps, context, exclude)
-        return (yield from self._one_list("retrieve", Query([shopper])))
+        return (yield from self._one_list(_filtered("retrieve", filter), Query([shopper], restriction=filter)))
 
     def rank(
         self,
@@ -206,6 +240,10 @@ class Questions:
         learned = learned_from((yield from self._ways.ask(Method.METADATA, request, deadline)))
         self._learned = learned
         return learned
+
+
+def _filtered(signature_name: str, filter: Filter | None) -> str:
+    return signature_name if filter is None else f"{signature_name}_filtered"
 
 
 def _beside(item_id: str, k: int, history: Sequence[str]) -> Query:

@@ -137,6 +137,39 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         assert "writes" in text
 
 
+@pytest.mark.parametrize("command", [["run"], ["export"], ["transfer", "runs/other"]], ids=lambda command: command[0])
+def test_the_index_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("pipeline.chain.run", lambda config, data, out: started.append(config.export.index))
+    monkeypatch.setattr(
+        "pipeline.runner.run_steps", lambda steps, config, data, out, only: started.append(config.export.index)
+    )
+    arguments = [*command, "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    for more in (
+        ["--index", "portable"],
+        ["--set", "export.index=scann", "--index", "both"],
+        ["--set", "export.index=brute_force"],
+        [],
+    ):
+        assert main([*arguments, *more]) == 0
+    assert started == ["portable", "both", "brute_force", "scann"]
+
+
+def test_an_unknown_index_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--data", "d", "--out", "o", "--index", "faiss"])
+    error = capsys.readouterr().err
+    assert all(kind in error for kind in ("--index", "faiss", "scann", "portable", "brute_force", "both"))
+
+
+def test_help_says_which_index_is_for_which_server(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "portable for a stock TensorFlow Serving" in text
+    assert "both writes scann as the model recommender and portable as recommender_portable" in text
+
+
 def test_a_transfer_is_a_run_that_starts_from_parts_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[TransferConfig] = []
     monkeypatch.setattr("pipeline.chain.run", lambda config, data, out: started.append(config.transfer))

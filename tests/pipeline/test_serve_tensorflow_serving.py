@@ -210,7 +210,7 @@ def test_an_op_that_a_warm_up_misses_ends_the_start_and_says_what_to_export(tmp_
     assert "A model needs the op Scann>ScannSearchBatched, which this tensorflow_model_server does not hold" in str(
         caught.value
     )
-    assert "tandem export … --set export.index=portable" in str(caught.value)
+    assert "tandem export … --index portable" in str(caught.value)
     assert "--engine embedded" in str(caught.value)
     assert caught.value.exit_status == 255
 

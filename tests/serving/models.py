@@ -14,6 +14,17 @@ HISTORY_LENGTH = 5
 CANDIDATES = 4
 EXCLUDE_LENGTH = 3
 ITEMS = ("sku-1", "sku-2", "sku-3", "sku-4", "sku-5", "sku-6")
+# What filters look at, in the order of ITEMS; a filter may name a leaf of the path alone.
+CATEGORIES = ("shoes", "shoes", "shoes", "hats", "hats", "hats")
+BRANDS = ("acme", "zest", "acme", "zest", "acme", "zest")
+PRICES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
+# Passes a filter only where it is told so.
+UNAVAILABLE = "sku-6"
+FILTER_VALUES = 2
+ALLOW_LENGTH = 3
+LISTS = 3
+LIST_LENGTH = 2
+ABSENT_SCORE = -1e9
 
 
 class Scaler(tf.Module):
@@ -47,7 +58,8 @@ class TinyRecommender(tf.Module):
     """The signatures of a real recommender with an answer anyone can see.
 
     Products are sku-1 … sku-6, kept in a table as a real model does. The score of a product is its place in the
-    history (1 = oldest slot), 0 where it isn't in it, and products of the exclude list go last with score -1.
+    history (1 = oldest slot), 0 where it isn't in it, and products of the exclude list go last with score -1. Where a
+    filter lets fewer products pass, the answer ends in "" with ABSENT_SCORE.
     """
 
     def __init__(self, history_length: int = HISTORY_LENGTH) -> None:
@@ -72,8 +84,30 @@ class TinyRecommender(tf.Module):
             "scores": tf.gather(scores, order, batch_dims=1),
         }
 
+    def passing(
+        self, categories: tf.Tensor, brands: tf.Tensor, low: tf.Tensor, high: tf.Tensor, allowed: tf.Tensor
+    ) -> tf.Tensor:
+        """Which products pass: bool [B, P]; of values [B, F], prices [B] and ids [B, A], each "" or 0 = none."""
+        prices = tf.constant([PRICES])
+        found = (prices >= low[:, tf.newaxis]) & (prices <= tf.where(high > 0, high, np.inf)[:, tf.newaxis])
+        for values, given in ((CATEGORIES, categories), (BRANDS, brands), (ITEMS, allowed)):
+            one_of = tf.reduce_any(tf.constant(values)[tf.newaxis, :, tf.newaxis] == given[:, tf.newaxis], axis=2)
+            found &= one_of | tf.reduce_all(given == "", axis=1, keepdims=True)
+        return found
+
+    def best_passing(self, passing: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As `best` of all products, those that do not pass [B, P] replaced by "" at the end."""
+        products = tf.tile(self.items[tf.newaxis], [tf.shape(history)[0], 1])
+        scores = tf.where(passing, self.scores(products, history, exclude), ABSENT_SCORE)
+        order = tf.argsort(scores, axis=1, direction="DESCENDING", stable=True)
+        return {
+            "item_ids": tf.gather(tf.where(passing, products, ""), order, batch_dims=1),
+            "scores": tf.gather(scores, order, batch_dims=1),
+        }
+
     def save(self, directory: Path) -> Path:
-        """Writes recommend (= serving_default), retrieve, rank, similar_items, complementary_items and embed_user."""
+        """Writes recommend (= serving_default), retrieve, rank, similar_items, complementary_items, embed_user and
+        those that restrict: recommend_filtered, retrieve_filtered and recommend_lists."""
         length = self.history_length
         ids = _spec([None, length], tf.string, "history_item_ids")
         types = _spec([None, length], tf.string, "history_event_types")
@@ -127,8 +161,77 @@ class TinyRecommender(tf.Module):
         signatures = {"serving_default": recommend, "recommend": recommend, "retrieve": recommend, "rank": rank}
         signatures |= {"similar_items": similar_items, "complementary_items": complementary_items}
         signatures["embed_user"] = embed_user
+        filtered = self.filtered(ids, exclude)
+        signatures |= {"recommend_filtered": filtered, "retrieve_filtered": filtered}
+        signatures["recommend_lists"] = self.lists(ids, exclude)
         tf.saved_model.save(self, str(directory), signatures=signatures)
         return directory
+
+    def filtered(self, ids: tf.TensorSpec, exclude: tf.TensorSpec) -> tf.types.experimental.GenericFunction:
+        """The signature of answers under a filter."""
+        no_exclude = tf.constant([[""] * EXCLUDE_LENGTH])
+        nothing = tf.constant([[""] * FILTER_VALUES])
+        no_limit = tf.constant([0.0])
+        no_allow = tf.constant([[""] * ALLOW_LENGTH])
+        available = tf.constant([False])
+        specs = [ids, exclude]
+        specs += [_spec([None, FILTER_VALUES], tf.string, f"filter_{name}") for name in ("categories", "brands")]
+        specs += [_spec([None], tf.float32, f"filter_price_{end}") for end in ("min", "max")]
+        specs += [
+            _spec([None, ALLOW_LENGTH], tf.string, "allow_item_ids"),
+            _spec([None], tf.bool, "include_unavailable"),
+        ]
+
+        @tf.function(input_signature=specs)
+        def recommend_filtered(
+            history_item_ids: tf.Tensor,
+            exclude_item_ids: tf.Tensor = no_exclude,
+            filter_categories: tf.Tensor = nothing,
+            filter_brands: tf.Tensor = nothing,
+            filter_price_min: tf.Tensor = no_limit,
+            filter_price_max: tf.Tensor = no_limit,
+            allow_item_ids: tf.Tensor = no_allow,
+            include_unavailable: tf.Tensor = available,
+        ) -> dict[str, tf.Tensor]:
+            passing = self.passing(filter_categories, filter_brands, filter_price_min, filter_price_max, allow_item_ids)
+            passing &= (self.items != UNAVAILABLE)[tf.newaxis] | include_unavailable[:, tf.newaxis]
+            return self.best_passing(passing, history_item_ids, exclude_item_ids)
+
+        return recommend_filtered
+
+    def lists(self, ids: tf.TensorSpec, exclude: tf.TensorSpec) -> tf.types.experimental.GenericFunction:
+        """The signature of a page: each list takes the best that no list before it has taken."""
+        no_exclude = tf.constant([[""] * EXCLUDE_LENGTH])
+        nothing = tf.constant([[""] * LISTS])
+        no_limit = tf.constant([[0.0] * LISTS])
+        specs = [ids, exclude]
+        specs += [_spec([None, LISTS], tf.string, f"list_{name}") for name in ("names", "categories", "brands")]
+        specs += [_spec([None, LISTS], tf.float32, f"list_price_{end}") for end in ("min", "max")]
+
+        # Inputs without a default come first in Python; a signature knows no order.
+        @tf.function(input_signature=[specs[0], specs[2], specs[1], *specs[3:]])
+        def recommend_lists(
+            history_item_ids: tf.Tensor,
+            list_names: tf.Tensor,
+            exclude_item_ids: tf.Tensor = no_exclude,
+            list_categories: tf.Tensor = nothing,
+            list_brands: tf.Tensor = nothing,
+            list_price_min: tf.Tensor = no_limit,
+            list_price_max: tf.Tensor = no_limit,
+        ) -> dict[str, tf.Tensor]:
+            free = tf.fill([tf.shape(history_item_ids)[0], len(ITEMS)], True)
+            found = []
+            for number in range(LISTS):
+                one = [values[:, number : number + 1] for values in (list_categories, list_brands)]
+                passing = self.passing(*one, list_price_min[:, number], list_price_max[:, number], one[0][:, :0])
+                passing &= free & (list_names[:, number : number + 1] != "")
+                answer = self.best_passing(passing, history_item_ids, exclude_item_ids)
+                found.append({name: values[:, :LIST_LENGTH] for name, values in answer.items()})
+                taken = self.items[tf.newaxis, :, tf.newaxis] == found[-1]["item_ids"][:, tf.newaxis]
+                free &= ~tf.reduce_any(taken, axis=2)
+            return {name: tf.stack([answer[name] for answer in found], axis=1) for name in found[0]}
+
+        return recommend_lists
 
 
 def truncate_variables(directory: Path) -> Path:

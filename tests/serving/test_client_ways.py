@@ -14,7 +14,17 @@ import pytest
 
 import serving.client_conversation
 import serving.client_questions
-from serving.client import Context, Query, RecommenderClient, RecommenderError, Retries, Shopper, Tls
+from serving.client import (
+    Context,
+    Filter,
+    ListRequest,
+    Query,
+    RecommenderClient,
+    RecommenderError,
+    Retries,
+    Shopper,
+    Tls,
+)
 from serving.client_aio import AsyncRecommenderClient
 from serving.model_config import model_configs_for
 from serving.server import ModelServer
@@ -24,6 +34,7 @@ from tests.serving.models import TinyRecommender, publish
 from tests.serving.rest_bridge import Bridge, bridge
 
 BOUGHT = Shopper(["sku-2", "sku-5"], ["view", "purchase"], [1_000, 5_000], Context(timestamp=6_001), ["sku-1"])
+# Method, and what sets two questions to one method apart.
 QUESTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "recommend": (
         (["sku-2", "sku-5"],),
@@ -35,6 +46,20 @@ QUESTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "similar_items": (("sku-3",), {"k": 2}),
     "complementary_items": (("sku-5",), {"k": 2}),
     "embed_user": ((["sku-1", "sku-1", "sku-3"],), {}),
+    "recommend within": (
+        (["sku-2", "sku-6"],),
+        {
+            "k": 3,
+            "exclude": ["sku-4"],
+            "filter": Filter(["hats", "shoes"], ["zest"], 15.5, 60, ["sku-2", "sku-4", "sku-6"], True),
+        },
+    ),
+    "recommend_many within": (([Shopper(["sku-1"]), Shopper(["sku-4"])],), {"filter": Filter(brands=["acme"]), "k": 2}),
+    "retrieve within": ((["sku-5"],), {"filter": Filter(price_max=50)}),
+    "recommend_lists": (
+        (["sku-2", "sku-5"], [ListRequest("Hats", category="hats"), ListRequest("Cheap", price_max=30)]),
+        {"k": 1, "exclude": ["sku-2"]},
+    ),
     "wait_until_ready": ((), {}),
 }
 
@@ -56,15 +81,16 @@ def closed_port() -> str:
 async def _awaited(question: str, **reached_at: Any) -> Any:
     args, kwargs = QUESTIONS[question]
     async with AsyncRecommenderClient(**reached_at) as client:
-        return await getattr(client, question)(*args, **kwargs)
+        return await getattr(client, question.split()[0])(*args, **kwargs)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_way_gives_the_same_answer(server: ModelServer, rest: Bridge, question: str) -> None:
     args, kwargs = QUESTIONS[question]
     with RecommenderClient(server.address) as client, RecommenderClient(rest_target=rest.address) as over_rest:
-        expected = getattr(client, question)(*args, **kwargs)
-        assert getattr(over_rest, question)(*args, **kwargs) == expected
+        method = question.split()[0]
+        expected = getattr(client, method)(*args, **kwargs)
+        assert getattr(over_rest, method)(*args, **kwargs) == expected
     assert asyncio.run(_awaited(question, target=server.address)) == expected
     assert asyncio.run(_awaited(question, rest_target=rest.address)) == expected
 
