@@ -213,11 +213,24 @@ def _add_recommend(commands: argparse._SubParsersAction) -> None:
     beside.add_argument(
         "--complementary-to", default=None, metavar="ID", help="products of other categories that go with this one"
     )
+    _add_filter(parser)
     parser.add_argument("-k", type=int, default=20, help="how many")
     parser.add_argument(
         "--run", type=Path, default=Path("runs/demo"), help="run whose products and shoppers are looked up"
     )
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds")
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    given = parser.add_argument_group("what recommended products must be", "all that is given must hold")
+    given.add_argument(
+        "--category", action="append", default=[], metavar="PATH", help="of this category, any level; repeatable"
+    )
+    given.add_argument("--brand", action="append", default=[], metavar="NAME", help="of this brand; repeatable")
+    given.add_argument("--price-min", type=float, default=None, metavar="PRICE", help="lowest price")
+    given.add_argument("--price-max", type=float, default=None, metavar="PRICE", help="highest price")
+    given.add_argument("--allow", action="append", default=None, metavar="ID", help="one of these; repeatable")
+    given.add_argument("--include-unavailable", action="store_true", help="unavailable products, too")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
@@ -329,7 +342,7 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 def _recommend(parsed: argparse.Namespace) -> None:
     from pipeline.recommend import Beside, recommend
-    from serving.client import RecommenderClient, Tls
+    from serving.client import Filter, RecommenderClient, Tls
 
     beside = None
     if parsed.similar_to:
@@ -337,6 +350,11 @@ def _recommend(parsed: argparse.Namespace) -> None:
     elif parsed.complementary_to:
         beside = Beside(parsed.complementary_to, "complementary")
     history = [part.strip() for part in parsed.history.split(",") if part.strip()]
+    given = Filter(
+        parsed.category, parsed.brand, parsed.price_min, parsed.price_max, parsed.allow, parsed.include_unavailable
+    )
+    # Where nothing is given, the plain question is asked, which every model answers.
+    restriction = None if given == Filter([], []) else given
     tls = Tls(parsed.tls_root_certificate, parsed.tls_certificate, parsed.tls_key)
     with RecommenderClient(
         parsed.target or (None if parsed.rest_target else _TARGET),
@@ -345,7 +363,7 @@ def _recommend(parsed: argparse.Namespace) -> None:
         tls=None if tls == Tls() else tls,
         rest_target=parsed.rest_target,
     ) as client:
-        print(recommend(client, history, parsed.user, parsed.k, parsed.run, beside))
+        print(recommend(client, history, parsed.user, parsed.k, parsed.run, beside, restriction))
 
 
 def _bench_serve(parsed: argparse.Namespace) -> None:

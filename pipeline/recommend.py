@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.answer_table import PRODUCTS_FILE, ProductLookup, answer_table
+from pipeline.runner import StepError
 from pipeline.shopper_histories import History, shopper_history
-from serving.client import RecommenderClient
+from serving.client import Filter, RecommenderClient
 
 _WITH = {"similar": "like", "complementary": "that go with"}
 
@@ -27,6 +28,7 @@ def recommend(
     k: int,
     run: Path,
     beside: Beside | None = None,
+    filter: Filter | None = None,
 ) -> str:
     """The answer as text: what is known of the shopper, then `k` products.
 
@@ -36,16 +38,25 @@ def recommend(
         user: a shopper of the run's data.
         beside: asks for products like this one, or that go with it, instead of recommendations; the shopper's history
             is blended in.
+        filter: what recommended products must be; None = anything. Not together with `beside`.
         run: where titles, prices and shoppers are looked up; without its product table the ids stand alone.
 
     Raises:
-        StepError: an unknown shopper, or a run without data.
+        StepError: an unknown shopper, a run without data, or a filter together with `beside`.
         RecommenderError: the server refuses or does not answer.
     """
+    if beside is not None and filter is not None:
+        raise StepError(
+            f"a filter restricts recommendations, not products {_WITH[beside.kind]} {beside.item_id}; leave one out."
+        )
     known = shopper_history(run, user) if user is not None else History(tuple(history))
     if beside is None:
         answer = client.recommend(
-            known.item_ids, k, event_types=known.event_types or None, timestamps=known.timestamps or None
+            known.item_ids,
+            k,
+            event_types=known.event_types or None,
+            timestamps=known.timestamps or None,
+            filter=filter,
         )
     else:
         ask = client.similar_items if beside.kind == "similar" else client.complementary_items

@@ -1,5 +1,6 @@
 """`tandem recommend` against a running server: over gRPC, over REST, with certificates."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,39 @@ def test_rest_is_asked_where_grpc_cannot_be_reached(
 ) -> None:
     with bridge(server.address) as rest:
         assert "sku-5" in asked(capsys, tmp_path, "--target", "127.0.0.1:1", "--rest-target", rest.address)
+
+
+def test_only_what_passes_the_filter_is_printed(
+    server: ModelServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Shoes are sku-1 to sku-3; odd numbers are of acme; sku-n costs 10 · n.
+    def found(*arguments: str) -> list[str]:
+        table = asked(capsys, tmp_path, "--target", server.address, *arguments).partition("version 1:")[2]
+        return re.findall(r"sku-\d", table)
+
+    assert found("--category", "shoes", "--category", "hats", "--brand", "acme") == ["sku-5", "sku-1"]
+    assert found("--price-min", "10", "--price-max", "20") == ["sku-2", "sku-1"]
+    assert found("--allow", "sku-4", "--allow", "sku-3") == ["sku-3", "sku-4"]
+    # The last product is unavailable.
+    assert found("--price-min", "55") == []
+    assert found("--price-min", "55", "--include-unavailable") == ["sku-6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--price-min", "20", "--price-max", "10"], "price_min must not exceed price_max (10.0), received 20.0"),
+        (["--category", ""], "categories must hold no empty name, received one at position 0"),
+        (["--brand", "a", "--brand", "b", "--brand", "c"], "brands must hold at most 2 names"),
+        (["--brand", "acme", "--similar-to", "sku-1"], "a filter restricts recommendations, not products like sku-1"),
+    ],
+    ids=["prices", "empty", "too many", "beside a product"],
+)
+def test_a_filter_that_cannot_be_is_told_in_a_sentence(
+    server: ModelServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert main(["recommend", "--target", server.address, "--run", str(tmp_path), "-k", "2", *arguments]) == 1
+    assert sentence in capsys.readouterr().err
 
 
 def test_certificates_are_used(server: ModelServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
