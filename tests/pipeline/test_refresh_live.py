@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.refresh import refresh
-from serving.client import Recommendations, RecommenderClient
+from serving.client import Filter, ListRequest, Recommendations, RecommenderClient
 from serving.model_config import model_configs_for
 from serving.options import ServerOptions
 from serving.server import ModelServer
@@ -71,6 +71,8 @@ class Live:
     seconds: float  # from the start of the refresh to the first answer of the new version
     similar: dict[str, Recommendations]  # of the new products
     recommended: Recommendations  # from HISTORY
+    new_pots: Recommendations  # from HISTORY, of the category and the prices of the new products
+    page: dict[str, Recommendations]  # from HISTORY
     embedded: list[tuple[float, ...]]  # HISTORY before and after
 
     @property
@@ -105,8 +107,10 @@ def go_live(folder: Path, products: int, shoppers: int, rows: list[dict[str, Any
                 if row["item_id"].startswith("new-")
             }
             recommended = client.recommend(HISTORY, k=config.export.k)
+            new_pots = client.recommend(HISTORY, k=6, filter=Filter(["Home > pot"], price_min=1.99, price_max=3.0))
+            page = client.recommend_lists(HISTORY, [ListRequest("Pots", "Home > pot"), ListRequest("Home", "Home")])
             embedded = [before, client.embed_user(HISTORY)]
-    return Live(run, report, shopper, seconds, similar, recommended, embedded)
+    return Live(run, report, shopper, seconds, similar, recommended, new_pots, page, embedded)
 
 
 def nearest(live: Live, item_id: str, k: int) -> set[str]:
@@ -143,6 +147,16 @@ def test_new_products_are_found_by_their_nearest_neighbours(live: Live) -> None:
     for item_id, answer in live.similar.items():
         assert answer.version == 2
         assert set(answer.item_ids) == nearest(live, item_id, 6)
+
+
+def test_filters_know_the_new_products(live: Live) -> None:
+    # Products 100, 101 and 102 are a pot, a lamp and a chair for 2.00, 2.01 and 2.02; the old ones cost up to 1.23.
+    assert live.new_pots.item_ids == ("new-0",)
+    assert live.new_pots.version == 2
+    # Every fifth old product is a pot.
+    assert set(live.page["Pots"].item_ids) == {"new-0", *(f"old-{number}" for number in (0, 5, 10, 15, 20))}
+    assert len(live.page["Home"].item_ids) == 20
+    assert not set(live.page["Home"].item_ids) & {"old-3", *live.page["Pots"].item_ids}
 
 
 def test_a_withdrawn_product_is_read_in_histories_and_not_recommended(live: Live) -> None:

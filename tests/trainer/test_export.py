@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tests.trainer.exported import ServedModel
@@ -251,6 +253,11 @@ def test_optional_inputs_have_defaults_of_batch_size_one(served: ServedModel, si
         _, *sizes = [dim.size for dim in definition.inputs[name].tensor_shape.dim]
         assert list(value.shape) == [1, *sizes]
         assert not np.any(value.astype(bool)), f"{name}: nothing is the default"
+
+
+def test_metadata_can_be_read_from_json(served: ServedModel) -> None:
+    for definition in served.signatures.values():
+        assert json_format.Parse(json_format.MessageToJson(definition), SignatureDef()) == definition
 
 
 @pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
