@@ -83,7 +83,7 @@ def test_available_is_not_ready_until_it_answers(tmp_path: Path, saved: Path) ->
     message = str(caught.value)
     assert message.startswith("The server does not answer for model scaler version 1: INVALID_ARGUMENT: ")
     assert "A model needs the op Scann>ScannSearchBatched, which this tensorflow_model_server does not hold" in message
-    assert "tandem export … --set export.index=portable" in message
+    assert "tandem export … --index portable" in message
 
 
 def test_a_server_that_gave_a_model_up_is_not_waited_for(tmp_path: Path, saved: Path) -> None:
