@@ -1,29 +1,42 @@
 """Multi-head attention among the slots of a history, biased by how far apart they stand in order and in time."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
 import tf_keras
 
-from trainer.history import GAP_BUCKETS, gap_buckets
+from trainer.history import GAP_BUCKETS, distance_buckets
 
 # What the layers compute in; see `trainer.devices.precision_policy`.
 Policy: TypeAlias = tf_keras.mixed_precision.Policy | None
 
 
+class TimeBias(tf_keras.layers.Layer):
+    """One learned number per head and bucket of the time between two slots (the idea of TiSASRec, Li et al. 2020, and
+    of HSTU's relative bias, Zhai et al. 2024); read by `SlotPairs`."""
+
+    def __init__(self, heads: int, dtype: Policy = None, name: str = "time_bias") -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.heads = heads
+        self.bias = self.add_weight("bias", (GAP_BUCKETS, heads), initializer="zeros")
+
+
 class SlotPairs:
-    """What holds for the pairs of slots of a batch, whichever block asks.
+    """What holds for the pairs of slots of a batch.
 
     Attributes:
         allowed: bool [B, 1, L, L]; slot i may look at slot j.
-        time_buckets: int32 [B, L, L] buckets of the time between the two, None without a clock.
     """
 
-    def __init__(self, valid: tf.Tensor, timestamps: tf.Tensor | None, causal: bool) -> None:
+    def __init__(
+        self, valid: tf.Tensor, timestamps: tf.Tensor | None, causal: bool, time_biases: Sequence[TimeBias] = ()
+    ) -> None:
         """Args:
         valid: bool [B, L], slots that hold something.
         timestamps: int64 [B, L] seconds, 0 = unknown; None = no clock.
         causal: a slot looks at none that comes after it.
+        time_biases: of all blocks: looked up together, since the look-up is what costs.
         """
         length = valid.shape[1]
         places = tf.range(length)
@@ -33,10 +46,16 @@ class SlotPairs:
             seen &= places[:, tf.newaxis] > places
         # Every slot sees itself, padding too: a softmax over nothing is not a number.
         self.allowed = seen | itself
-        self.time_buckets = None
-        if timestamps is not None:
-            each, other = timestamps[:, :, tf.newaxis], timestamps[:, tf.newaxis, :]
-            self.time_buckets = gap_buckets(tf.minimum(each, other), tf.maximum(each, other))
+        self._time_biases: dict[int, tf.Tensor] = {}
+        if timestamps is not None and time_biases:
+            table = tf.concat([layer.bias for layer in time_biases], axis=1)
+            found = tf.transpose(tf.gather(table, distance_buckets(timestamps)), [0, 3, 1, 2])
+            parts = tf.split(found, [layer.heads for layer in time_biases], axis=1)
+            self._time_biases = dict(zip(map(id, time_biases), parts, strict=True))
+
+    def time_bias(self, layer: TimeBias | None) -> tf.Tensor | None:
+        """What the time between slots adds to the scores of a block, [B, heads, L, L]; None without a clock."""
+        return self._time_biases.get(id(layer))
 
 
 class PositionBias(tf_keras.layers.Layer):
@@ -61,19 +80,6 @@ class PositionBias(tf_keras.layers.Layer):
         period = tf.tile(tf.pad(near, [[0, 0], [0, 1]]), [1, length])
         rows = tf.reshape(period[:, : length * (2 * length - 1)], [self.heads, length, 2 * length - 1])
         return rows[:, :, length - 1 :]
-
-
-class TimeBias(tf_keras.layers.Layer):
-    """One learned number per head and bucket of the time between two slots (the idea of TiSASRec, Li et al. 2020, and
-    of HSTU's relative bias, Zhai et al. 2024)."""
-
-    def __init__(self, heads: int, dtype: Policy = None, name: str = "time_bias") -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.bias = self.add_weight("bias", (GAP_BUCKETS, heads), initializer="zeros")
-
-    def call(self, buckets: tf.Tensor) -> tf.Tensor:
-        """int32 [B, L, L] → [B, heads, L, L]."""
-        return tf.transpose(tf.gather(self.bias, buckets), [0, 3, 1, 2])
 
 
 class Attention(tf_keras.layers.Layer):
@@ -132,7 +138,8 @@ class Attention(tf_keras.layers.Layer):
         scores = tf.matmul(query * (self.dim // self.heads) ** -0.5, key, transpose_b=True)
         if self.position_bias is not None:
             scores += self.position_bias(query.shape[2])
-        if self.time_bias is not None and pairs.time_buckets is not None:
-            scores += self.time_bias(pairs.time_buckets)
+        time_bias = pairs.time_bias(self.time_bias)
+        if time_bias is not None:
+            scores += tf.cast(time_bias, scores.dtype)
         # The lowest number of the precision: what may not be attended to gets nothing.
         return tf.nn.softmax(tf.where(pairs.allowed, scores, scores.dtype.min))

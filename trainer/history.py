@@ -25,11 +25,22 @@ def gap_buckets(earlier: tf.Tensor, later: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 in [0, GAP_BUCKETS): 0 = unknown, 1 = less than a second, then one bucket per doubling.
     """
-    gap = tf.maximum(later - earlier, 0)
+    return _buckets(tf.maximum(later - earlier, 0), (earlier > 0) & (later > 0))
+
+
+def distance_buckets(timestamps: tf.Tensor) -> tf.Tensor:
+    """`gap_buckets` of the time between any two slots, whichever is earlier: int64 [B, L] → int32 [B, L, L]."""
+    known = timestamps > 0
+    gap = tf.abs(timestamps[:, :, tf.newaxis] - timestamps[:, tf.newaxis, :])
+    return _buckets(gap, known[:, :, tf.newaxis] & known[:, tf.newaxis, :])
+
+
+def _buckets(gap: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """Of gaps of at least 0, int64 seconds; 0 where not known."""
     # The exponent of a float64 is the whole part of the logarithm, exactly; that of 0 is far below 0.
     exponent = tf.bitwise.right_shift(tf.bitcast(tf.cast(gap, tf.float64), tf.int64), 52) - 1_023
     bucket = 2 + tf.cast(tf.clip_by_value(exponent, -1, _GAP_BOUNDARIES - 1), tf.int32)
-    return tf.where((earlier > 0) & (later > 0), bucket, 0)
+    return tf.where(known, bucket, 0)
 
 
 def times_before(history: HistoryBatch) -> tf.Tensor:

@@ -57,17 +57,26 @@ class CausalPooling(tf_keras.layers.Layer):
         bounded = _SCORE_BOUND * tf.tanh(self.scores(slots) / _SCORE_BOUND)
         weights = tf.exp(bounded) * tf.cast(valid, tf.float32)[..., tf.newaxis]
         values = tf.reshape(self.values(slots), [-1, length, self.heads, self.dim // self.heads])
+        if newest_only:
+            return self._newest(weights, values, beside)
         shared = tf.repeat(beside[:, :, tf.newaxis], self.heads, axis=2)
         summed = tf.concat([values, shared, tf.ones_like(weights)[..., tf.newaxis]], axis=-1)
-        distance_weights = self._distance_weights(length, newest_only)
+        distance_weights = self._distance_weights(length)
         pooled = tf.einsum("htj,bjhd->bthd", distance_weights, summed * weights[..., tf.newaxis])
         mean = pooled[..., :-1] / tf.maximum(pooled[..., -1:], 1e-9)
         width = self.dim // self.heads
-        return tf.reshape(mean[..., :width], [-1, distance_weights.shape[1], self.dim]), mean[..., width:]
+        return tf.reshape(mean[..., :width], [-1, length, self.dim]), mean[..., width:]
 
-    def _distance_weights(self, length: int, newest_only: bool) -> tf.Tensor:
-        """exp(r[t − j]) for j ≤ t, else 0: [heads, T, L] with T = 1 or L."""
-        newer = np.arange(length)[-1:] if newest_only else np.arange(length)
-        distance = newer[:, np.newaxis] - np.arange(length)
+    def _newest(self, weights: tf.Tensor, values: tf.Tensor, beside: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The answer of the newest slot alone: content weights [B, L, heads], values [B, L, heads, dim / heads]."""
+        near = tf.transpose(tf.exp(self.distance_bias[:, : weights.shape[1]]))[::-1]
+        weights = tf.transpose(weights * near, [0, 2, 1])
+        weights /= tf.maximum(tf.reduce_sum(weights, axis=2, keepdims=True), 1e-9)
+        pooled = tf.matmul(weights[:, :, tf.newaxis], tf.transpose(values, [0, 2, 1, 3]))
+        return tf.reshape(pooled, [-1, 1, self.dim]), tf.matmul(weights, beside)[:, tf.newaxis]
+
+    def _distance_weights(self, length: int) -> tf.Tensor:
+        """exp(r[t − j]) for j ≤ t, else 0: [heads, L, L]."""
+        distance = np.arange(length)[:, np.newaxis] - np.arange(length)
         weights = tf.gather(tf.exp(self.distance_bias), np.maximum(distance, 0), axis=1)
         return weights * (distance >= 0).astype(np.float32)

@@ -125,7 +125,8 @@ class Ranker(tf_keras.Model):
     def _pairs(self, batch: HistoryBatch) -> SlotPairs:
         timed = self.config.time_bias and self.has_timestamps
         timestamps = batch["history_timestamps"] if timed else None
-        return SlotPairs(batch["history_rows"] > PADDING, timestamps, self.objective.causal)
+        biases = [block.attention.time_bias for block in self.blocks if block.attention.time_bias is not None]
+        return SlotPairs(batch["history_rows"] > PADDING, timestamps, self.objective.causal, biases)
 
     def item_table(self) -> tf.Tensor:
         """Fused item representations of the whole catalogue, [V, dim]: what `encode` takes as `table`."""

@@ -41,7 +41,7 @@ def test_attention_equals_softmax_written_out(causal: bool, seen: dict[int, list
     buckets = np.array([[0, 0, 0], [0, 1, 3], [0, 3, 1]])
     distance = np.arange(3)[None, :] - np.arange(3)[:, None]
     bias = position[:, 4 + distance] + time[buckets].transpose(2, 0, 1)
-    pairs = SlotPairs(tf.constant(VALID), tf.constant([[0, 100, 103]], tf.int64), causal)
+    pairs = SlotPairs(tf.constant(VALID), tf.constant([[0, 100, 103]], tf.int64), causal, [layer.time_bias])
     np.testing.assert_allclose(layer(SLOTS, pairs)[0], written_out(layer, seen, bias), atol=1e-5)
 
 
@@ -61,11 +61,18 @@ def test_position_bias_is_by_distance_whatever_the_length() -> None:
         np.testing.assert_array_equal(layer(length)[0], places[None, :] - places[:, None])
 
 
-def test_time_bias_takes_one_number_a_head_and_bucket() -> None:
+def test_time_bias_takes_one_number_a_head_and_bucket_from_each_block() -> None:
+    first, second = TimeBias(2), TimeBias(1)
+    first.bias.assign(np.arange(58).reshape(29, 2))
+    second.bias.assign(-np.arange(29).reshape(29, 1))
+    # Unknown to itself: bucket 0; a moment with itself: 1; four seconds apart, whichever is earlier: 2 + log₂ 4.
+    times = tf.constant([[0, 104, 100]], tf.int64)
+    pairs = SlotPairs(tf.constant(VALID), times, True, [first, second])
+    buckets = np.array([[0, 0, 0], [0, 1, 4], [0, 4, 1]])
+    np.testing.assert_array_equal(pairs.time_bias(first), [[2 * buckets, 2 * buckets + 1]])
+    np.testing.assert_array_equal(pairs.time_bias(second), [[-buckets]])
+
+
+def test_no_clock_no_time_bias() -> None:
     layer = TimeBias(2)
-    layer.bias.assign(np.arange(58).reshape(29, 2))
-    np.testing.assert_array_equal(layer(tf.constant([[[0, 28]]])), [[[[0, 56]], [[1, 57]]]])
-
-
-def test_no_clock_no_time_buckets() -> None:
-    assert SlotPairs(tf.constant(VALID), None, True).time_buckets is None
+    assert SlotPairs(tf.constant(VALID), None, True, [layer]).time_bias(layer) is None
