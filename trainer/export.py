@@ -39,6 +39,7 @@ from trainer.retrieval import RetrievalModel, load_retrieval
 from trainer.shortlist import new_places, unmet_rows
 from trainer.string_tables import write_asset
 from trainer.style import style_classes
+from trainer.target_value import type_shares
 from trainer.warmup import Request, write_warmup
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
 from transform.tables import BEHAVIOUR, EVENT_TYPES, FIRST, IMPRESSION, PADDING, SEARCH
@@ -108,6 +109,14 @@ class _World:
             ),
             new=new_places(config.candidates, config.new_candidates, len(self.unmet)),
         )
+
+    @property
+    def event_types(self) -> dict[str, int]:
+        """Name → number of the types that enter histories and that the data has."""
+        met = np.unique(self.sequences.types)
+        return {
+            name: number for name, number in EVENT_TYPES.items() if number in met and number not in (IMPRESSION, SEARCH)
+        }
 
     @property
     def unmet(self) -> np.ndarray:
@@ -356,21 +365,17 @@ def _recommender(
         ranker_history=ranker.config.history_length,
     )
     context = {feature.name: assets[feature.vocabulary] for feature in catalogue.schema.context}
-    numbers, counts = np.unique(world.sequences.types, return_counts=True)
     strings = Strings(
         item_ids=assets[ITEM_IDS_FILE],
         device=context.get("device"),
         region=context.get("region"),
-        event_types={
-            name: number
-            for name, number in EVENT_TYPES.items()
-            if number in numbers and number not in (IMPRESSION, SEARCH)
-        },
-        default_event_type=int(numbers[counts.argmax()]),
+        event_types=world.event_types,
+        default_event_type=int(np.bincount(world.sequences.types).argmax()),
     )
     return RecommenderModule(
         *(stages, index, strings, world.sizes, prior, catalogue.available, lists, world.unmet),
         filters=_filters(catalogue, next(iter(assets.values())).parent),
+        type_shares=type_shares(world.sequences, catalogue.size, list(world.event_types.values())),
     )
 
 
@@ -429,6 +434,7 @@ def _recommender_requests(world: _World, signatures: Collection[str]) -> Iterato
             "user_embedding": np.zeros([batch, world.retrieval.config.dim], np.float32),
             "user_state": np.zeros([batch, world.ranker.config.dim + world.ranker.config.history_length], np.float32),
             "blend": np.zeros(batch, np.float32),
+            "target_weights": np.zeros([batch, len(world.event_types)], np.float32),
             "exclude_item_ids": np.full([batch, sizes.exclusions], "", dtype=object),
         }
         for signature in ("serving_default", "recommend", "retrieve", "embed_user"):
@@ -507,6 +513,8 @@ def _recommender_metadata(world: _World, report: dict[str, Any]) -> dict[str, An
         "recommendable": report["n"],
         "dimensions": {"retrieval": report["dim"], "ranker": world.ranker.config.dim},
         "head": list(world.head.parts),
+        # The order of `target_weights`.
+        "targets": list(world.event_types),
         "custom_ops": ["Scann"] if report["kind"] == "scann" else [],
         "tensorflow": tf.__version__,
     }

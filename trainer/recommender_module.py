@@ -24,12 +24,13 @@ from trainer.served_prior import ServedPrior
 from trainer.signatures import Function, Tensors, Untracked, read_weights, signature, whole_batch
 from trainer.string_tables import IdTable, NameTable
 from trainer.style import SMALLEST_SQUARE, StyleClasses, popular_in_any_other
+from trainer.target_value import TargetValue
 from transform.tables import FIRST, PADDING
 
 _DEVICE, _REGION = "context_device", "context_region"
-# What `embed_user` answered, and which way the blend of both stages' scores is shifted. Zeros say nothing, as of any
-# optional input.
-_EMBEDDING, _STATE, _BLEND = "user_embedding", "user_state", "blend"
+# What `embed_user` answered, which way the blend of both stages' scores is shifted, and what each event type is worth.
+# Zeros say nothing, as of any optional input.
+_EMBEDDING, _STATE, _BLEND, _WORTH = "user_embedding", "user_state", "blend", "target_weights"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class RecommenderModule(tf.Module):
         lists: ItemLists,
         unmet: np.ndarray,
         filters: Filters,
+        type_shares: np.ndarray,
     ) -> None:
         """Args:
         stages: the trained models.
@@ -137,6 +139,7 @@ class RecommenderModule(tf.Module):
         lists: of `similar_items` and `complementary_items`.
         unmet: int32 [U] recommendable rows that training never met, for which `sizes.new` candidates are kept.
         filters: what requests can filter by.
+        type_shares: of `trainer.target_value`, float32 [V, T].
         """
         super().__init__(name="recommender")
         self.sizes = sizes
@@ -163,6 +166,7 @@ class RecommenderModule(tf.Module):
         self.prior = ServedPrior(prior, recommendable, enough)
         if index.exact is not None:
             index.exact = self._vectors
+        self.target_value = TargetValue(type_shares)
         self._history_share = lists.history_share
         self.near = ItemSearch(index, self._vectors, self.prior, self.prior.popular)
         self.similar = ItemSearch(
@@ -299,7 +303,7 @@ class RecommenderModule(tf.Module):
         for name in (_DEVICE, _REGION):
             table = self.context_tables.get(name)
             batch[name] = tf.zeros([size], tf.int32) if table is None else table(given[name])
-        batch |= {name: given[name] for name in (_EMBEDDING, _STATE, _BLEND)}
+        batch |= {name: given[name] for name in (_EMBEDDING, _STATE, _BLEND, _WORTH)}
         excluded = [self.rows_by_id(given["exclude_item_ids"])]
         if self.sizes.exclude_history:
             excluded.append(rows)
@@ -407,7 +411,7 @@ class RecommenderModule(tf.Module):
         scores *= 1.0 + tf.minimum(shift, 0.0)
         scores = stages.head(candidates, scores, (1.0 - tf.maximum(shift, 0.0)) * self._likeness(query, rows))
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1, keepdims=True)
-        scores = tf.where(newcomer, self.prior.of(batch, rows), scores)
+        scores = tf.where(newcomer, self.prior.of(batch, rows), scores) + self.target_value(rows, batch[_WORTH])
         scores = tf.where(rows == PADDING, ABSENT_SCORE, scores)
         scores, places = tf.math.top_k(scores, rows.shape[1])
         return tf.gather(rows, places, batch_dims=1), scores, places
@@ -445,6 +449,7 @@ class RecommenderModule(tf.Module):
             _EMBEDDING: tf.zeros([1, self.retrieval_items.shape[1]]),
             _STATE: tf.zeros([1, self.ranker_items.shape[1] + self._stages.value.ranker_history]),
             _BLEND: tf.zeros([1]),
+            _WORTH: tf.zeros([1, self.target_value.shares.shape[1]]),
             "exclude_item_ids": tf.constant("", shape=[1, exclusions]),
         }
 

@@ -32,6 +32,7 @@ from trainer.ranking import candidate_rows, order_keys
 from trainer.retrieval import RetrievalModel
 from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
 from trainer.shortlist import make_shortlist
+from trainer.target_value import type_shares
 from transform.tables import EVENT_TYPES
 
 L, K, C, X, D, E = 8, 6, 10, 4, 8, 3
@@ -158,6 +159,7 @@ def nothing(batch: int) -> dict[str, np.ndarray]:
         "user_embedding": np.zeros([batch, D], np.float32),
         "user_state": np.zeros([batch, D + L], np.float32),
         "blend": np.zeros([batch], np.float32),
+        "target_weights": np.zeros([batch, 2], np.float32),
         "exclude_item_ids": np.full([batch, X], "", dtype=object),
     }
 
@@ -200,6 +202,7 @@ def test_signatures_are_those_promised(served: ServedModel) -> None:
         "user_embedding": ("float32", [-1, D]),
         "user_state": ("float32", [-1, D + L]),
         "blend": ("float32", [-1]),
+        "target_weights": ("float32", [-1, 2]),
         "exclude_item_ids": ("string", [-1, X]),
     }
     history = {"history_item_ids": ("string", [-1, L])}
@@ -417,6 +420,28 @@ def test_blend_is_the_caller_s_to_shift(world: World, served: ServedModel) -> No
     assert np.std([no_ranker[item] - trained[item] for item in trained]) > 1e-2
     for item, score in trained.items():
         assert half[item] == pytest.approx((score + no_retrieval[item]) / 2, abs=1e-4)
+
+
+def test_what_an_event_is_worth_is_the_caller_s_to_say(world: World, served: ServedModel, output: Path) -> None:
+    request = {
+        "history_item_ids": [padded(world.ids(*HISTORY), L)],
+        "candidate_item_ids": [world.ids(*range(2, 2 + C))],
+    }
+    metadata = json.loads((output / "recommender" / "assets.extra" / "tandem.json").read_text())
+    assert metadata["targets"] == ["view", "purchase"]
+
+    def scores(**weights: np.ndarray) -> dict[str, float]:
+        answer = served("rank", **request, **weights)
+        return dict(zip(names(answer)[0], answer["scores"][0].tolist(), strict=True))
+
+    shares = type_shares(
+        load_sequences(world.transform), world.catalogue.size, [EVENT_TYPES["view"], EVENT_TYPES["purchase"]]
+    )
+    plain, sold = scores(), scores(target_weights=np.float32([[0, 3]]))
+    assert scores(target_weights=np.float32([[2, 2]])) == pytest.approx(plain, abs=1e-5), "equal weights change nothing"
+    for row in range(2, 2 + C):
+        item = world.ids(row)[0]
+        assert sold[item] - plain[item] == pytest.approx(np.log(shares[row, 1] / shares[0, 1]), abs=1e-4)
 
 
 def test_filtered_answer_is_the_ranker_s_order_of_what_passes(world: World, served: ServedModel) -> None:
