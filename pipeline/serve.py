@@ -36,7 +36,7 @@ def serve(flags: ServeFlags) -> None:
 
 
 def _serve_embedded(flags: ServeFlags) -> None:
-    files = serving_files(flags, batching=bool(flags.enable_batching))
+    files = serving_files(flags)
     if flags.grpc_socket_path is not None:
         raise EngineError("--grpc-socket-path is TensorFlow Serving's; the embedded engine takes --host and --port.")
     options = _options(flags, files)
@@ -72,7 +72,7 @@ def _options(flags: ServeFlags, files: ServingFiles) -> ServerOptions:
 
 def _serve_tensorflow_serving(flags: ServeFlags) -> None:
     binary = find_binary(flags.tensorflow_model_server)
-    files = serving_files(flags, batching=flags.enable_batching is not False)
+    files = serving_files(flags)
     models = parse_models(files.models)
     for model, ops in custom_ops(models):
         log.warning("model %s needs the ops of %s: stock builds of TensorFlow Serving lack them", model, ", ".join(ops))

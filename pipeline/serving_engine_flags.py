@@ -7,8 +7,6 @@ from pipeline.serving_files import ServingFiles
 from pipeline.serving_flags import ServeFlags
 from serving.options import CORES
 
-# Its own default is 4 a core: 8 clients on two cores were refused with RESOURCE_EXHAUSTED, with 64 none was.
-_GRPC_MAX_THREADS = 64
 # A version that does not load is given up at once: at the start the server then ends and says why, instead of trying
 # for five minutes; later the version before it goes on serving.
 _MAX_NUM_LOAD_RETRIES = 0
@@ -45,7 +43,7 @@ def command_line(
         "batching_parameters_file": files.batching_file,
         "monitoring_config_file": files.monitoring_file,
         "ssl_config_file": files.ssl_file,
-        "grpc_max_threads": _first(flags.grpc_max_threads, _GRPC_MAX_THREADS),
+        "grpc_max_threads": flags.grpc_max_threads,
         # Two servers on one port would share its requests at random.
         "grpc_channel_arguments": "grpc.so_reuseport=0",
         "max_num_load_retries": _first(flags.max_num_load_retries, _MAX_NUM_LOAD_RETRIES),

@@ -30,23 +30,20 @@ class ServingFiles:
     ssl_file: Path | None
 
 
-def serving_files(flags: ServeFlags, batching: bool) -> ServingFiles:
+def serving_files(flags: ServeFlags) -> ServingFiles:
     """Reads what the flags name.
-
-    Args:
-        flags: of the command.
-        batching: whether requests are joined.
 
     Raises:
         StepError: flags that contradict each other.
         ServingError: a file is missing or breaks a rule, or there is no model to serve.
     """
     models = _models(flags)
-    if flags.batching_parameters_file is not None and not batching:
+    if flags.batching_parameters_file is not None and not flags.enable_batching:
         raise StepError(
-            f"--batching-parameters-file {flags.batching_parameters_file} is set without --enable-batching; add it."
+            f"--batching-parameters-file {flags.batching_parameters_file} says how requests are joined, "
+            "--no-enable-batching that they are not; leave out one of them."
         )
-    batching_file = (flags.batching_parameters_file or SHIPPED / "batching.config") if batching else None
+    batching_file = (flags.batching_parameters_file or SHIPPED / "batching.config") if flags.enable_batching else None
     if flags.monitoring_config_file is not None and not flags.rest_api_port:
         raise StepError(
             f"--monitoring-config-file {flags.monitoring_config_file}: metrics are served on the REST port; "

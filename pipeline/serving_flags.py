@@ -20,11 +20,13 @@ class ServeFlags:
     rest_api_port: int = 0
     model_config_file: Path | None = None
     model_config_file_poll_wait_seconds: int = 0
-    enable_batching: bool | None = None
+    enable_batching: bool = True
     batching_parameters_file: Path | None = None
     monitoring_config_file: Path | None = None
     ssl_config_file: Path | None = None
-    grpc_max_threads: int | None = None
+    # TensorFlow Serving's own default is 4 a core: 8 clients on two cores were refused with RESOURCE_EXHAUSTED, with 64
+    # none was.
+    grpc_max_threads: int = 64
     max_num_load_retries: int | None = None
     load_retry_interval_micros: int | None = None
     file_system_poll_wait_seconds: int | None = None
@@ -73,7 +75,8 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--enable-batching",
         action=argparse.BooleanOptionalAction,
-        help="join requests; off with the embedded engine, on with TensorFlow Serving unless told otherwise",
+        default=True,
+        help="join requests that come at the same time, on unless told otherwise",
     )
     file("--batching-parameters-file", "how they are joined (serving_config/batching.config)")
     file("--monitoring-config-file", "Prometheus on the REST port (serving_config/monitoring.config)")
@@ -86,8 +89,8 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tuning_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grpc-max-threads", type=int, default=64, metavar="N", help="requests worked on at once")
     for name, about in (
-        ("--grpc-max-threads", "requests worked on at once"),
         ("--max-num-load-retries", "attempts after the first to load a version"),
         ("--load-retry-interval-micros", "microseconds between them"),
         ("--file-system-poll-wait-seconds", "seconds between two looks for new versions"),

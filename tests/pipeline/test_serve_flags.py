@@ -46,7 +46,7 @@ def parsed(*arguments: str) -> ServeFlags:
 
 
 def tensorflow_serving_flags(flags: ServeFlags, listening: Listening) -> dict[str, str]:
-    files = serving_files(flags, batching=True)
+    files = serving_files(flags)
     command = command_line(Path("server"), flags, files, Path("models.config"), listening)
     assert command[0] == "server"
     return dict(flag.removeprefix("--").split("=", 1) for flag in command[1:])
@@ -136,7 +136,7 @@ def test_a_file_that_is_not_what_it_should_be_is_named(
     if flag == "model_config_file":
         given["run"] = None
     with pytest.raises(ServingError, match=f"^{re.escape(str(tmp_path / 'some.config'))}: {message}"):
-        serving_files(ServeFlags(**given), batching=True)
+        serving_files(ServeFlags(**given))
 
 
 def test_a_missing_file_is_named_with_an_example(tmp_path: Path, run: Path) -> None:
@@ -144,24 +144,24 @@ def test_a_missing_file_is_named_with_an_example(tmp_path: Path, run: Path) -> N
     with pytest.raises(
         ServingError, match=r"none\.config: no such file; it holds a BatchingParameters .* max_batch_size"
     ):
-        serving_files(flags, batching=True)
+        serving_files(flags)
 
 
 def test_batching_parameters_need_batching(run: Path) -> None:
-    flags = ServeFlags(run=run, batching_parameters_file=SHIPPED / "batching.config")
-    with pytest.raises(StepError, match=r"batching\.config is set without --enable-batching"):
-        serving_files(flags, batching=False)
+    flags = ServeFlags(run=run, batching_parameters_file=SHIPPED / "batching.config", enable_batching=False)
+    with pytest.raises(StepError, match=r"batching\.config says how requests are joined, --no-enable-batching that"):
+        serving_files(flags)
 
 
 def test_metrics_need_the_rest_port(run: Path) -> None:
     flags = ServeFlags(run=run, monitoring_config_file=SHIPPED / "monitoring.config")
     with pytest.raises(StepError, match=r"metrics are served on the REST port; add --rest-port PORT"):
-        serving_files(flags, batching=False)
+        serving_files(flags)
 
 
 def test_a_run_has_no_configuration_to_follow(run: Path) -> None:
     with pytest.raises(StepError, match=r"a run has no models\.config that could change"):
-        serving_files(ServeFlags(run=run, model_config_file_poll_wait_seconds=1), batching=False)
+        serving_files(ServeFlags(run=run, model_config_file_poll_wait_seconds=1))
 
 
 def while_serving(flags: ServeFlags, ask: Callable[[grpc.Channel], None]) -> None:
