@@ -12,6 +12,7 @@ from serving.client_answers import Recommendations
 from serving.client_conversation import Call, Conversation, Pause, RecommenderError, Way
 from serving.client_filters import Filter, ListRequest, Page
 from serving.client_grpc import GrpcTransport
+from serving.client_held import HeldShopper
 from serving.client_options import DEFAULT_RETRIES, ClientOptions, Retries, Tls
 from serving.client_query import Context, Query, Shopper
 from serving.client_questions import Questions
@@ -20,6 +21,7 @@ from serving.client_rest import RestTransport
 __all__ = [
     "Context",
     "Filter",
+    "HeldShopper",
     "ListRequest",
     "Page",
     "Query",
@@ -119,6 +121,7 @@ class RecommenderClient(ModelClient):
     similar_items = _asked(Questions.similar_items)
     complementary_items = _asked(Questions.complementary_items)
     embed_user = _asked(Questions.embed_user)
+    hold = _asked(Questions.hold)
     prepare = _asked(Questions.prepare)
     wait_until_ready = _asked(Questions.wait_until_ready)
 

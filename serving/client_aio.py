@@ -42,6 +42,7 @@ class AsyncRecommenderClient(ModelClient):
     similar_items = _asked(Questions.similar_items)
     complementary_items = _asked(Questions.complementary_items)
     embed_user = _asked(Questions.embed_user)
+    hold = _asked(Questions.hold)
     prepare = _asked(Questions.prepare)
     wait_until_ready = _asked(Questions.wait_until_ready)
 

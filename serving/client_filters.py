@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from serving.client_signature import Signature
 from serving.client_tensors import Value
-from serving.client_values import check_texts, padded
-
-# Bounds what a float32 holds.
-_HIGHEST_PRICE = 1e38
+from serving.client_values import HIGHEST, check_texts, padded
 
 
 @dataclass(frozen=True)
@@ -127,8 +124,8 @@ class Page:
 
 def _check_prices(price_min: float | None, price_max: float | None) -> None:
     for name, price in (("price_min", price_min), ("price_max", price_max)):
-        if price is not None and not 0 <= price <= _HIGHEST_PRICE:
-            raise ValueError(f"{name} must be a price from 0 to {_HIGHEST_PRICE:g}, received {price}.")
+        if price is not None and not 0 <= price <= HIGHEST:
+            raise ValueError(f"{name} must be a price from 0 to {HIGHEST:g}, received {price}.")
     # In a request it is no limit: everything would pass.
     if price_max == 0:
         raise ValueError("price_max must be above 0, or None for no limit; received 0.")

@@ -1,14 +1,15 @@
 """What is asked of a model: shoppers and products as the tensors of a signature."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protos.predict_pb2 import DT_STRING, Tensor
 from serving.client_filters import Filter, Page
+from serving.client_held import HeldShopper
 from serving.client_signature import Port, Signature
 from serving.client_tensors import Value, make_tensor
-from serving.client_values import check_texts, newest, padded
+from serving.client_values import HIGHEST, check_numbers, check_texts, check_width, newest, padded
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,14 @@ class Shopper:
         timestamps: seconds since 1970 (UTC) of each product of the history.
         context: where and when the shopper is.
         exclude: product ids to leave out of the answer.
+        blend: from -1, without the ranker's score, over 0, as the head was trained, to 1, without the retrieval's.
+        target_weights: what each target of the model is worth, at least 0, in the order of `targets` in
+            `<version>/assets.extra/tandem.json`; zeros = not given.
+        held: what `hold` answered for the same history and context. Only the version that made it reads it, any other
+            encodes the history anew; so it does where another shopper of the request has none.
 
     Raises:
-        ValueError: an empty product id, or as many types or times as there are no products.
+        ValueError: an empty product id, as many types or times as there are no products, or a number out of its range.
     """
 
     history: Sequence[str]
@@ -45,6 +51,9 @@ class Shopper:
     timestamps: Sequence[int] | None = None
     context: Context = NO_CONTEXT
     exclude: Sequence[str] = ()
+    blend: float | None = None
+    target_weights: Sequence[float] | None = None
+    held: HeldShopper | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("history", self.history), ("exclude", self.exclude)):
@@ -55,6 +64,12 @@ class Shopper:
                     f"{name} must have one entry per product of the history ({len(self.history)}), "
                     f"received {len(beside)}."
                 )
+        if self.blend is not None and not -1 <= self.blend <= 1:
+            raise ValueError(f"blend must be a number from -1 to 1, received {self.blend}.")
+        if self.target_weights is not None:
+            check_numbers("target_weights", self.target_weights, 0, HIGHEST)
+        if not isinstance(self.held, HeldShopper | None):
+            raise ValueError(f"held must be a HeldShopper, as hold answers, received {self.held!r}.")
 
     def rows(self, signature: Signature) -> Iterator[tuple[str, Sequence[Value]]]:
         """Input names, each with this shopper's row; what isn't known is left out."""
@@ -71,6 +86,14 @@ class Shopper:
                 yield name, [value]
         if self.exclude:
             yield "exclude_item_ids", padded("exclude", self.exclude, signature.width("exclude_item_ids"))
+        if self.blend is not None:
+            yield "blend", [float(self.blend)]
+        if self.target_weights is not None:
+            why = "one for each of `targets` in the model's assets.extra/tandem.json"
+            check_width("target_weights", self.target_weights, signature.width("target_weights"), why)
+            yield "target_weights", [float(weight) for weight in self.target_weights]
+        if self.held is not None:
+            yield from self.held.rows(signature)
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,20 @@ class Query:
             check_texts("candidates", self.candidates)
         if self.item_id is not None:
             check_texts("item_id", [self.item_id])
+
+    def holds(self, version: int) -> bool:
+        """Whether a shopper is held in the terms of this version."""
+        return any(shopper.held is not None and shopper.held.version == version for shopper in self.shoppers)
+
+    def for_version(self, version: int | None) -> "Query":
+        """The same without the shoppers that other versions made; None = without any."""
+        stale = [shopper.held is not None and shopper.held.version != version for shopper in self.shoppers]
+        if not any(stale):
+            return self
+        shoppers = [
+            replace(shopper, held=None) if old else shopper for shopper, old in zip(self.shoppers, stale, strict=True)
+        ]
+        return replace(self, shoppers=shoppers)
 
     def inputs(self, signature: Signature) -> dict[str, Tensor]:
         """The tensors to send: for one row those that are known, for several all that the signature takes.

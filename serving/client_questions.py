@@ -16,6 +16,7 @@ from protos.predict_pb2 import (
 from serving.client_answers import Recommendations, read_lists, read_page, read_vector
 from serving.client_conversation import Conversation, Method, Pause, RecommenderError, Way, Ways
 from serving.client_filters import Filter, ListRequest, Page
+from serving.client_held import HeldShopper, read_held
 from serving.client_options import ClientOptions
 from serving.client_query import NO_CONTEXT, Context, Query, Shopper
 from serving.client_signature import SIGNATURE_DEF, Learned, learned_from
@@ -47,6 +48,9 @@ class Questions:
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
         filter: Filter | None = None,
+        blend: float | None = None,
+        target_weights: Sequence[float] | None = None,
+        held: HeldShopper | None = None,
     ) -> Conversation[Recommendations]:
         """The `k` products this shopper is most likely to want next.
 
@@ -59,12 +63,17 @@ class Questions:
             context: where and when the shopper is.
             exclude: product ids to leave out of the answer.
             filter: what products must be. The answer is shorter than `k` only where fewer products pass.
+            blend: from -1, without the ranker's score, over 0, as the head was trained, to 1, without the retrieval's.
+            target_weights: what each target of the model is worth, at least 0, in the order of `targets` in
+                `<version>/assets.extra/tandem.json`; zeros = not given.
+            held: what `hold` answered for the same history and context. Only the version that made it reads it; where
+                another answers, the history is encoded anew.
 
         Raises:
             ValueError: an argument doesn't fit the model.
             RecommenderError: the server answers with an error or not in time.
         """
-        shopper = Shopper(history, event_types, timestamps, context, exclude)
+        shopper = Shopper(history, event_types, timestamps, context, exclude, blend, target_weights, held)
         query = Query([shopper], k, restriction=filter)
         return (yield from self._one_list(_filtered("recommend", filter), query))
 
@@ -87,6 +96,9 @@ class Questions:
         timestamps: Sequence[int] | None = None,
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
+        blend: float | None = None,
+        target_weights: Sequence[float] | None = None,
+        held: HeldShopper | None = None,
     ) -> Conversation[dict[str, Recommendations]]:
         """Several lists for one page, by name, in the order asked; a product stands in the first that has room for it.
 
@@ -99,8 +111,8 @@ class Questions:
             ValueError: as for `recommend`; or no list, more than the model was exported with, or two of one name.
             RecommenderError: as for `recommend`.
         """
-        shopper, page = Shopper(history, event_types, timestamps, context, exclude), Page(lists)
-        response = yield from self._predict("recommend_lists", Query([shopper], k, restriction=page))
+        shopper = Shopper(history, event_types, timestamps, context, exclude, blend, target_weights, held)
+        response = yield from self._predict("recommend_lists", Query([shopper], k, restriction=Page(lists)))
         return read_page(response, [wanted.name for wanted in lists], k)
 
     def retrieve(
@@ -112,9 +124,10 @@ class Questions:
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
         filter: Filter | None = None,
+        held: HeldShopper | None = None,
     ) -> Conversation[Recommendations]:
         """The candidates of the first stage. Arguments and errors as for `recommend`."""
-        shopper = Shopper(history, event_types, timestamps, context, exclude)
+        shopper = Shopper(history, event_types, timestamps, context, exclude, held=held)
         return (yield from self._one_list(_filtered("retrieve", filter), Query([shopper], restriction=filter)))
 
     def rank(
@@ -126,9 +139,12 @@ class Questions:
         timestamps: Sequence[int] | None = None,
         context: Context = NO_CONTEXT,
         exclude: Sequence[str] = (),
+        blend: float | None = None,
+        target_weights: Sequence[float] | None = None,
+        held: HeldShopper | None = None,
     ) -> Conversation[Recommendations]:
         """These candidates, best first. Arguments and errors as for `recommend`."""
-        shopper = Shopper(history, event_types, timestamps, context, exclude)
+        shopper = Shopper(history, event_types, timestamps, context, exclude, blend, target_weights, held)
         return (yield from self._one_list("rank", Query([shopper], candidates=candidates)))
 
     def similar_items(self, item_id: str, k: int = 20, *, history: Sequence[str] = ()) -> Conversation[Recommendations]:
@@ -156,6 +172,23 @@ class Questions:
         """The shopper as a vector of the retrieval model, [D]. Arguments and errors as for `recommend`."""
         query = Query([Shopper(history, event_types, timestamps, context)])
         return read_vector((yield from self._predict("embed_user", query)), "embedding")
+
+    def hold(
+        self,
+        history: Sequence[str],
+        *,
+        event_types: Sequence[str] | None = None,
+        timestamps: Sequence[int] | None = None,
+        context: Context = NO_CONTEXT,
+    ) -> Conversation[HeldShopper]:
+        """What both stages make of the shopper: given back as `held`, with the same history and context, it spares
+        requests both encoders, as long as the version that made it answers. Arguments and errors as for `recommend`.
+
+        Raises:
+            ValueError: as for `recommend`; or the model answers no state.
+        """
+        query = Query([Shopper(history, event_types, timestamps, context)])
+        return read_held((yield from self._predict("embed_user", query)))
 
     def prepare(self, signature_name: str, query: Query) -> Conversation[PredictRequest]:
         """The message that a question would send, for those who send it themselves, such as a load generator.
@@ -196,7 +229,9 @@ class Questions:
         return read_lists((yield from self._predict(signature_name, query)), query.k)[0]
 
     def _predict(self, signature_name: str, query: Query) -> Conversation[PredictResponse]:
-        deadline = time.monotonic() + self._options.timeout
+        return (yield from self._predict_by(time.monotonic() + self._options.timeout, signature_name, query))
+
+    def _predict_by(self, deadline: float, signature_name: str, query: Query) -> Conversation[PredictResponse]:
         learned = self._known() or (yield from self._learn(deadline))
         try:
             response = yield from self._ask(signature_name, query, learned, deadline)
@@ -210,6 +245,9 @@ class Questions:
             learned, response = newer, (yield from self._ask(signature_name, query, newer, deadline))
         if response.model_spec.version.value != learned.version:
             self._learned = None
+            if query.holds(learned.version):
+                # Swapped in since, the version that answered has read what other weights made.
+                return (yield from self._predict_by(deadline, signature_name, query.for_version(None)))
         return response
 
     def _ask(
@@ -225,7 +263,8 @@ class Questions:
                 f"model {self._spec.name} has no signature {signature_name}; "
                 f"it has {', '.join(sorted(learned.signatures))}."
             )
-        request = PredictRequest(model_spec=self._spec, inputs=query.inputs(signature))
+        inputs = query.for_version(learned.version).inputs(signature)
+        request = PredictRequest(model_spec=self._spec, inputs=inputs)
         request.model_spec.signature_name = signature_name
         return request
 

@@ -1,8 +1,11 @@
-"""Ids and names that a caller lists: checked, and brought to the width of an input."""
+"""Ids, names and numbers that a caller lists: checked, and brought to the width of an input."""
 
 from collections.abc import Sequence
 
 from serving.client_tensors import Value
+
+# Bounds what a float32 holds.
+HIGHEST = 1e38
 
 
 def check_texts(name: str, texts: Sequence[str], what: str = "product id") -> None:
@@ -20,6 +23,21 @@ def check_texts(name: str, texts: Sequence[str], what: str = "product id") -> No
         raise ValueError(f"{name} must be a sequence of {what}s, received the string {texts!r}.")
     if not all(texts):
         raise ValueError(f"{name} must hold no empty {what}, received one at position {list(texts).index('')}.")
+
+
+def check_numbers(name: str, values: Sequence[float], low: float, high: float) -> None:
+    """Refuses numbers outside of [low, high], NaN among them. Arguments and errors as for `check_texts`."""
+    for place, value in enumerate(values):
+        if not low <= value <= high:
+            raise ValueError(
+                f"{name} must hold numbers from {low:g} to {high:g}, received {value} at position {place}."
+            )
+
+
+def check_width(name: str, values: Sequence[float], width: int | None, why: str) -> None:
+    """Refuses more or fewer values than the input has places; None = any number. Errors as for `check_texts`."""
+    if width is not None and len(values) != width:
+        raise ValueError(f"{name} must hold exactly {width} numbers, {why}; received {len(values)}.")
 
 
 def padded(name: str, texts: Sequence[str], width: int | None, what: str = "product id") -> Sequence[str]:

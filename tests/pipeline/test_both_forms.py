@@ -57,3 +57,14 @@ def test_the_filter_holds_in_a_real_model(clients: list[RecommenderClient]) -> N
         # Products 0, 7, 14 and 21 are of brand 0.
         brand = client.recommend(HISTORY, 6, filter=Filter(brands=["brand 0"], price_min=1.05))
         assert set(brand.item_ids) == {"old-7", "old-14", "old-21"}
+
+
+@pytest.mark.slow
+def test_held_shopper_of_a_real_model_is_answered_as_encoded_anew(clients: list[RecommenderClient]) -> None:
+    for client in clients:
+        held, anew = client.hold(HISTORY), client.recommend(HISTORY, 6)
+        answer = client.recommend(HISTORY, 6, held=held, blend=0.0)
+        assert answer.item_ids == anew.item_ids
+        assert answer.scores == pytest.approx(anew.scores, abs=1e-4)
+        other = client.recommend(HISTORY, 6, held=client.hold(["old-8"]))
+        assert other.scores != pytest.approx(anew.scores, abs=1e-4), "what is held is what is read"

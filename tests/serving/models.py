@@ -25,6 +25,16 @@ ALLOW_LENGTH = 3
 LISTS = 3
 LIST_LENGTH = 2
 ABSENT_SCORE = -1e9
+# Numbers of a shopper's state, and of targets.
+STATE = 2
+TARGETS = 2
+# Optional inputs of what answers with products, beside its history.
+TOLD = (
+    tf.TensorSpec([None, len(ITEMS)], tf.float32, "user_embedding"),
+    tf.TensorSpec([None, STATE], tf.float32, "user_state"),
+    tf.TensorSpec([None], tf.float32, "blend"),
+    tf.TensorSpec([None, TARGETS], tf.float32, "target_weights"),
+)
 
 
 class Scaler(tf.Module):
@@ -59,7 +69,9 @@ class TinyRecommender(tf.Module):
 
     Products are sku-1 … sku-6, kept in a table as a real model does. The score of a product is its place in the
     history (1 = oldest slot), 0 where it isn't in it, and products of the exclude list go last with score -1. Where a
-    filter lets fewer products pass, the answer ends in "" with ABSENT_SCORE.
+    filter lets fewer products pass, the answer ends in "" with ABSENT_SCORE. Whatever else a caller gives is added to
+    all scores (`told`). To `embed_user` a shopper is how often the history has each product; the state is how many
+    products it has, and of how many kinds.
     """
 
     def __init__(self, history_length: int = HISTORY_LENGTH) -> None:
@@ -83,6 +95,17 @@ class TinyRecommender(tf.Module):
             "item_ids": tf.gather(products, order, batch_dims=1),
             "scores": tf.gather(scores, order, batch_dims=1),
         }
+
+    def told(self, embedding: tf.Tensor, state: tf.Tensor, blend: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """What is added to all scores, [B, 1], so that a test sees each value that arrived.
+
+        A real model answers a shopper that is held as one that is not: embedding [B, 6] and state [B, 2] say nothing
+        that the history doesn't.
+        """
+        shares = ((embedding, [1e2, 2e2, 3e2, 4e2, 5e2, 6e2]), (state, [1e3, 2e3]), (weights, [1e1, 2e1]))
+        seen = [tf.reduce_sum(given * tf.constant([share]), axis=1) for given, share in shares]
+        # Not add_n: those that are not given have one row.
+        return sum(seen, blend)[:, tf.newaxis]
 
     def passing(
         self, categories: tf.Tensor, brands: tf.Tensor, low: tf.Tensor, high: tf.Tensor, allowed: tf.Tensor
@@ -120,27 +143,41 @@ class TinyRecommender(tf.Module):
         no_times = tf.constant([[0] * length], tf.int64)
         no_time = tf.constant([0], tf.int64)
         no_exclude = tf.constant([[""] * EXCLUDE_LENGTH])
+        nobody, no_state, as_trained, no_weights = _untold()
 
-        @tf.function(input_signature=[ids, types, times, now, exclude])
+        @tf.function(input_signature=[ids, types, times, now, exclude, *TOLD])
         def recommend(
             history_item_ids: tf.Tensor,
             history_event_types: tf.Tensor = no_types,
             history_timestamps: tf.Tensor = no_times,
             context_timestamp: tf.Tensor = no_time,
             exclude_item_ids: tf.Tensor = no_exclude,
+            user_embedding: tf.Tensor = nobody,
+            user_state: tf.Tensor = no_state,
+            blend: tf.Tensor = as_trained,
+            target_weights: tf.Tensor = no_weights,
         ) -> dict[str, tf.Tensor]:
             rows = tf.shape(history_item_ids)[0]
             answer = self.best(tf.tile(self.items[tf.newaxis], [rows, 1]), history_item_ids, exclude_item_ids)
             # The newest event's age and type shift all scores, so that a test sees that they arrived.
             age = tf.cast(context_timestamp - history_timestamps[:, -1], tf.float32) / 1000.0
             bought = tf.cast(history_event_types[:, -1] == "purchase", tf.float32) * 100.0
-            return answer | {"scores": answer["scores"] + (age + bought)[:, tf.newaxis]}
+            told = self.told(user_embedding, user_state, blend, target_weights)
+            return answer | {"scores": answer["scores"] + (age + bought)[:, tf.newaxis] + told}
 
-        @tf.function(input_signature=[ids, candidates, exclude])
+        @tf.function(input_signature=[ids, candidates, exclude, *TOLD])
         def rank(
-            history_item_ids: tf.Tensor, candidate_item_ids: tf.Tensor, exclude_item_ids: tf.Tensor = no_exclude
+            history_item_ids: tf.Tensor,
+            candidate_item_ids: tf.Tensor,
+            exclude_item_ids: tf.Tensor = no_exclude,
+            user_embedding: tf.Tensor = nobody,
+            user_state: tf.Tensor = no_state,
+            blend: tf.Tensor = as_trained,
+            target_weights: tf.Tensor = no_weights,
         ) -> dict[str, tf.Tensor]:
-            return self.best(candidate_item_ids, history_item_ids, exclude_item_ids)
+            answer = self.best(candidate_item_ids, history_item_ids, exclude_item_ids)
+            told = self.told(user_embedding, user_state, blend, target_weights)
+            return answer | {"scores": answer["scores"] + told}
 
         @tf.function(input_signature=[item])
         def similar_items(item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -156,7 +193,9 @@ class TinyRecommender(tf.Module):
         @tf.function(input_signature=[ids])
         def embed_user(history_item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
             known = tf.cast(history_item_ids[:, :, tf.newaxis] == self.items[tf.newaxis, tf.newaxis], tf.float32)
-            return {"embedding": tf.reduce_sum(known, axis=1) * self.weight}
+            counts = tf.reduce_sum(known, axis=1) * self.weight
+            kinds = tf.math.count_nonzero(counts, axis=1, dtype=tf.float32)
+            return {"embedding": counts, "state": tf.stack([tf.reduce_sum(counts, axis=1), kinds], axis=1)}
 
         signatures = {"serving_default": recommend, "recommend": recommend, "retrieve": recommend, "rank": rank}
         signatures |= {"similar_items": similar_items, "complementary_items": complementary_items}
@@ -181,8 +220,9 @@ class TinyRecommender(tf.Module):
             _spec([None, ALLOW_LENGTH], tf.string, "allow_item_ids"),
             _spec([None], tf.bool, "include_unavailable"),
         ]
+        nobody, no_state, as_trained, no_weights = _untold()
 
-        @tf.function(input_signature=specs)
+        @tf.function(input_signature=[*specs, *TOLD])
         def recommend_filtered(
             history_item_ids: tf.Tensor,
             exclude_item_ids: tf.Tensor = no_exclude,
@@ -192,10 +232,16 @@ class TinyRecommender(tf.Module):
             filter_price_max: tf.Tensor = no_limit,
             allow_item_ids: tf.Tensor = no_allow,
             include_unavailable: tf.Tensor = available,
+            user_embedding: tf.Tensor = nobody,
+            user_state: tf.Tensor = no_state,
+            blend: tf.Tensor = as_trained,
+            target_weights: tf.Tensor = no_weights,
         ) -> dict[str, tf.Tensor]:
             passing = self.passing(filter_categories, filter_brands, filter_price_min, filter_price_max, allow_item_ids)
             passing &= (self.items != UNAVAILABLE)[tf.newaxis] | include_unavailable[:, tf.newaxis]
-            return self.best_passing(passing, history_item_ids, exclude_item_ids)
+            answer = self.best_passing(passing, history_item_ids, exclude_item_ids)
+            told = self.told(user_embedding, user_state, blend, target_weights)
+            return answer | {"scores": answer["scores"] + told}
 
         return recommend_filtered
 
@@ -208,8 +254,10 @@ class TinyRecommender(tf.Module):
         specs += [_spec([None, LISTS], tf.string, f"list_{name}") for name in ("names", "categories", "brands")]
         specs += [_spec([None, LISTS], tf.float32, f"list_price_{end}") for end in ("min", "max")]
 
+        nobody, no_state, as_trained, no_weights = _untold()
+
         # Inputs without a default come first in Python; a signature knows no order.
-        @tf.function(input_signature=[specs[0], specs[2], specs[1], *specs[3:]])
+        @tf.function(input_signature=[specs[0], specs[2], specs[1], *specs[3:], *TOLD])
         def recommend_lists(
             history_item_ids: tf.Tensor,
             list_names: tf.Tensor,
@@ -218,6 +266,10 @@ class TinyRecommender(tf.Module):
             list_brands: tf.Tensor = nothing,
             list_price_min: tf.Tensor = no_limit,
             list_price_max: tf.Tensor = no_limit,
+            user_embedding: tf.Tensor = nobody,
+            user_state: tf.Tensor = no_state,
+            blend: tf.Tensor = as_trained,
+            target_weights: tf.Tensor = no_weights,
         ) -> dict[str, tf.Tensor]:
             free = tf.fill([tf.shape(history_item_ids)[0], len(ITEMS)], True)
             found = []
@@ -229,9 +281,31 @@ class TinyRecommender(tf.Module):
                 found.append({name: values[:, :LIST_LENGTH] for name, values in answer.items()})
                 taken = self.items[tf.newaxis, :, tf.newaxis] == found[-1]["item_ids"][:, tf.newaxis]
                 free &= ~tf.reduce_any(taken, axis=2)
-            return {name: tf.stack([answer[name] for answer in found], axis=1) for name in found[0]}
+            told = self.told(user_embedding, user_state, blend, target_weights)[:, tf.newaxis]
+            page = {name: tf.stack([answer[name] for answer in found], axis=1) for name in found[0]}
+            return page | {"scores": page["scores"] + told}
 
         return recommend_lists
+
+
+class EarlierRecommender(tf.Module):
+    """A model from before shoppers could be held: `recommend` and `embed_user`, of histories alone."""
+
+    def save(self, directory: Path) -> Path:
+        """Writes both; every answer is sku-1 with the score 0, every shopper the vector (1)."""
+
+        @tf.function(input_signature=[_spec([None, HISTORY_LENGTH], tf.string, "history_item_ids")])
+        def recommend(history_item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            first = history_item_ids[:, :1]
+            return {"item_ids": tf.fill(tf.shape(first), ITEMS[0]), "scores": tf.zeros(tf.shape(first))}
+
+        @tf.function(input_signature=[_spec([None, HISTORY_LENGTH], tf.string, "history_item_ids")])
+        def embed_user(history_item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"embedding": tf.ones(tf.shape(history_item_ids[:, :1]))}
+
+        signatures = {"serving_default": recommend, "recommend": recommend, "embed_user": embed_user}
+        tf.saved_model.save(self, str(directory), signatures=signatures)
+        return directory
 
 
 def truncate_variables(directory: Path) -> Path:
@@ -272,3 +346,8 @@ def publish(saved: Path, base_path: Path, version: int) -> Path:
 
 def _spec(shape: list[int | None], dtype: tf.DType, name: str) -> tf.TensorSpec:
     return tf.TensorSpec(shape, dtype, name=name)
+
+
+def _untold() -> list[tf.Tensor]:
+    """Defaults of TOLD."""
+    return [tf.zeros([1, *spec.shape[1:]]) for spec in TOLD]

@@ -120,7 +120,10 @@ def test_embed_user(client: RecommenderClient) -> None:
         ({"timestamps": []}, r"timestamps must have one entry per product of the history \(2\), received 0"),
         ({"exclude": ["a", "b", "c", "d"]}, "exclude must hold at most 3 product ids.*received 4"),
         ({"exclude": ["a", ""]}, "exclude must hold no empty product id, received one at position 1"),
-        ({"context": Context(device="phone")}, "this model takes no context_device; it takes context_timestamp, "),
+        (
+            {"context": Context(device="phone")},
+            "this model takes no context_device; it takes blend, context_timestamp, ",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

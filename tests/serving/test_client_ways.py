@@ -17,6 +17,7 @@ import serving.client_questions
 from serving.client import (
     Context,
     Filter,
+    HeldShopper,
     ListRequest,
     Query,
     RecommenderClient,
@@ -34,6 +35,8 @@ from tests.serving.models import TinyRecommender, publish
 from tests.serving.rest_bridge import Bridge, bridge
 
 BOUGHT = Shopper(["sku-2", "sku-5"], ["view", "purchase"], [1_000, 5_000], Context(timestamp=6_001), ["sku-1"])
+HELD = HeldShopper((2.0, 0.0, 1.0, 0.0, 0.0, 0.0), (3.0, 2.0), version=1)
+TOLD: dict[str, Any] = {"blend": -0.5, "target_weights": [1, 2.5]}
 # Method, and what sets two questions to one method apart.
 QUESTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "recommend": (
@@ -60,6 +63,12 @@ QUESTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (["sku-2", "sku-5"], [ListRequest("Hats", category="hats"), ListRequest("Cheap", price_max=30)]),
         {"k": 1, "exclude": ["sku-2"]},
     ),
+    "hold": ((["sku-1", "sku-1", "sku-3"],), {}),
+    "recommend held": ((["sku-1", "sku-1", "sku-3"],), TOLD | {"held": HELD}),
+    "recommend_many held": (([Shopper(["sku-2"], held=HELD), Shopper(["sku-4"], **TOLD)],), {"k": 2}),
+    "retrieve held": ((["sku-1", "sku-1", "sku-3"],), {"held": HELD}),
+    "rank held": ((["sku-1", "sku-3"], ["sku-2", "sku-3"]), TOLD | {"held": HELD}),
+    "recommend_lists held": ((["sku-3"], [ListRequest("Cheap", price_max=30)]), TOLD | {"held": HELD}),
     "wait_until_ready": ((), {}),
 }
 
@@ -130,6 +139,10 @@ def test_one_shopper_sends_what_is_known_and_several_send_every_input(server: Mo
         "history_timestamps": [2, 5],
         "context_timestamp": [2],
         "exclude_item_ids": [2, 3],
+        "user_embedding": [2, 6],
+        "user_state": [2, 2],
+        "blend": [2],
+        "target_weights": [2, 2],
     }
     assert list(two.inputs["history_timestamps"].int64_val) == [0, 0, 0, 1_000, 5_000, 0, 0, 0, 0, 0]
 
