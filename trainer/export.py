@@ -21,8 +21,9 @@ from trainer.candidate_head import CandidateHead, load_head
 from trainer.config import EvaluationConfig, ExportConfig, IndexKind
 from trainer.content_encoders import load_encoders
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.errors import ExportError
 from trainer.explanation import explain
-from trainer.export_index import TUNING_QUERIES, IndexQueries, Products, build_index, index_of_styles
+from trainer.export_index import Products, Shop, build_index, index_of_styles, index_queries
 from trainer.filtered_search import FilterAssets
 from trainer.hash_order import hash_order
 from trainer.index import Index
@@ -32,7 +33,7 @@ from trainer.list_quality import SHARES, Pairs, bought_together, found_by_share,
 from trainer.metrics import LIST_LENGTH
 from trainer.neighbours import Neighbours, neighbours_by_purchases, neighbours_by_sessions
 from trainer.newcomer_prior import NewcomerPrior, choose_newcomer_prior
-from trainer.queries import Queries, Span, build_queries, load_split, sample_users
+from trainer.queries import Span, build_queries, load_split, sample_users
 from trainer.ranker import Ranker, load_ranker
 from trainer.recommender_module import Complements, Filters, ItemLists, RecommenderModule, Stages, Strings
 from trainer.retrieval import RetrievalModel, load_retrieval
@@ -64,10 +65,6 @@ _HIGH_PRICE = 1e30
 # Every block has this shape, whatever the catalogue's size, and a product keeps its place in it: after a refresh its
 # vector is the same to the last bit.
 _ROWS_AT_ONCE = 4_096
-
-
-class ExportError(ValueError):
-    """Trained models and data that cannot be exported."""
 
 
 class _Vectors(NamedTuple):
@@ -173,7 +170,8 @@ def export(
         lambda part: world.retrieval.project_items(tf.gather(vectors.retrieval, part)), catalogue.size
     )
     products = Products(projected, np.flatnonzero(catalogue.available).astype(np.int32))
-    queries = _index_queries(world, vectors.retrieval, transform_dir)
+    shop = Shop(world.retrieval, catalogue, world.sequences, transform_dir)
+    queries = index_queries(shop, products, tf.constant(vectors.retrieval), config.recall_queries)
     prior, lists_report = _prior(world, transform_dir)
     reports: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as assets:
@@ -303,39 +301,6 @@ def _examples(recommender: RecommenderModule, catalogue: Catalogue) -> list[dict
 def _with_behaviour(neighbours: Neighbours, catalogue: Catalogue) -> dict[str, Any]:
     known = (neighbours.strengths > 0).any(axis=1) & catalogue.available
     return {"neighbours": neighbours.rows.shape[1], "products_with_neighbours": int(known.sum())}
-
-
-def _index_queries(world: _World, items: np.ndarray, transform_dir: Path) -> IndexQueries:
-    """Embeddings of shoppers at the test cut-off, and of other shoppers at the validation cut-off.
-
-    Where the validation span has no other shoppers, the same ones serve for both.
-    """
-    split, config = load_split(transform_dir), EvaluationConfig()
-    length = world.retrieval.config.history_length
-    test = build_queries(world.sequences, world.catalogue, split, "test", config, length)
-    validation = build_queries(world.sequences, world.catalogue, split, "validation", config, length)
-    if not len(test):
-        raise ExportError(
-            f"{transform_dir}: no shopper has interactions both before and in the test span, received {test.counts}; "
-            "index recall needs held-out shoppers. Move split.test_start or give more data."
-        )
-    limit = min(world.config.recall_queries, max(1, len(test) // 2))
-    measured = sample_users(world.sequences, test.users, limit, config.seed)
-    held_out = test.take(np.flatnonzero(np.isin(test.users, measured)))
-    others = validation.take(np.flatnonzero(~np.isin(validation.users, measured))[: 2 * TUNING_QUERIES])
-    return IndexQueries(
-        _embeddings(world, items, held_out), _embeddings(world, items, others if len(others) else held_out)
-    )
-
-
-def _embeddings(world: _World, items: np.ndarray, queries: Queries) -> np.ndarray:
-    """Stage one's vectors of queries, float32 [Q, D]."""
-    table = tf.constant(items)
-    blocks = [
-        world.retrieval.query_embeddings({k: tf.constant(v) for k, v in queries.batch(*block).items()}, table)
-        for block in queries.blocks()
-    ]
-    return np.concatenate(blocks)
 
 
 def _recommender(

@@ -236,7 +236,7 @@ class _Request:
         return self._chosen(rows, tf.where(self._passing(rows), scores, ABSENT_SCORE), width)
 
     def _nearest(self) -> tuple[tf.Tensor, tf.Tensor]:
-        scores, rows = self._search._index.value(self._query[tf.newaxis], k=self._search.fetched)
+        scores, rows = self._search._index.value(self._query[tf.newaxis], k=self._search.fetched, thorough=True)
         return rows[0], scores[0]
 
     def _most_popular(self) -> tuple[tf.Tensor, tf.Tensor]:

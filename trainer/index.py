@@ -35,6 +35,7 @@ class Index(TopK):
     Attributes:
         kind: name in the configuration and in reports.
         effort: how hard a search looks; the greatest until `trainer.index_quality.tune` finds that less will do.
+        thorough_effort: the same for queries unlike those of most requests, which partitions serve worse.
         exact: the indexed vectors by their identifiers, for an index that stores them rounded; else None.
     """
 
@@ -46,7 +47,7 @@ class Index(TopK):
         name: of the layer.
         """
         super().__init__(k=k, name=name)
-        self.effort = SearchEffort()
+        self.effort = self.thorough_effort = SearchEffort()
         self.exact: Vectors | None = None
         self.size = 0
 
@@ -68,11 +69,11 @@ class Index(TopK):
         self.size = len(rows)
         self.space = QuerySpace.plain(vectors.shape[1]) if queries is None else QuerySpace.of(queries)
         self._build_index(vectors, rows)
-        self.effort = self.efforts()[-1]
+        self.effort = self.thorough_effort = self.efforts()[-1]
         return self
 
-    def call(self, queries: tf.Tensor, k: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """float32 [B, D] → scores float32 [B, k], identifiers int32 [B, k].
+    def call(self, queries: tf.Tensor, k: int | None = None, thorough: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """float32 [B, D] → scores float32 [B, k], identifiers int32 [B, k]; with the thorough effort, if asked.
 
         Raises:
             ValueError: there is no index yet.
@@ -80,7 +81,8 @@ class Index(TopK):
         if not self.size:
             raise ValueError("the index is empty: call index(vectors, rows) first.")
         width = self._k if k is None else k
-        return _of_width(*self._search(queries, width), width)
+        effort = self.thorough_effort if thorough else self.effort
+        return _of_width(*self._search(queries, width, effort), width)
 
     def efforts(self) -> list[SearchEffort]:
         """The efforts to choose from, in the order of their cost."""
@@ -103,7 +105,7 @@ class Index(TopK):
         """Takes float32 [N, D] and int32 [N], which have been checked."""
         raise NotImplementedError
 
-    def _search(self, queries: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _search(self, queries: tf.Tensor, width: int, effort: SearchEffort) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores float32 and identifiers int32 of at most `width` products, [B, found] each, best first."""
         raise NotImplementedError
 
@@ -124,7 +126,7 @@ class BruteForceIndex(Index):
         self._vectors = tf.Variable(vectors, trainable=False, name="vectors")
         self._identifiers = tf.Variable(rows, trainable=False, name="identifiers")
 
-    def _search(self, queries: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _search(self, queries: tf.Tensor, width: int, effort: SearchEffort) -> tuple[tf.Tensor, tf.Tensor]:
         scores = tf.matmul(queries, self._vectors, transpose_b=True)
         scores, places = tf.math.top_k(scores, min(width, self.size))
         return scores, tf.gather(self._identifiers, places)

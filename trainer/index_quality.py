@@ -43,13 +43,21 @@ def kth_scores(exact: BruteForceIndex, queries: np.ndarray) -> np.ndarray:
     return np.where(scores > ABSENT_SCORE, scores, np.inf).min(axis=1, keepdims=True)
 
 
-def recall_at_100(index: Index, exact: BruteForceIndex, queries: np.ndarray) -> float:
-    """Share of the 100 nearest products that `index` finds, over queries [Q, D].
+def tune_thoroughly(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recall: float) -> float:
+    """As `tune`, for the thorough effort."""
+    effort = index.effort
+    recall = tune(index, queries, exact, target_recall)
+    index.effort, index.thorough_effort = effort, index.effort
+    return recall
+
+
+def recall_at_100(index: Index, exact: BruteForceIndex, queries: np.ndarray, thorough: bool = False) -> float:
+    """Share of the 100 nearest products that `index` finds, over queries [Q, D], with the thorough effort if asked.
 
     A product found counts if its score reaches that of the 100th nearest: products with one vector are as good as
     each other.
     """
-    return _recall(index, queries, kth_scores(exact, queries))
+    return _recall(index, queries, kth_scores(exact, queries), thorough)
 
 
 def milliseconds_per_query(index: Index, queries: np.ndarray, k: int) -> float:
@@ -76,10 +84,14 @@ def _best_row(index: Index, k: int, query: tf.Tensor) -> tf.Tensor:
     return index(query[tf.newaxis], k=k)[1][0, 0]
 
 
-def _search(index: Index, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _search(index: Index, queries: np.ndarray, thorough: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of the 100 nearest, [Q, 100] each."""
     found = [
-        index(tf.constant(queries[start : start + _QUERY_BLOCK], tf.float32), k=max(index.neighbours, RECALL_AT))
+        index(
+            tf.constant(queries[start : start + _QUERY_BLOCK], tf.float32),
+            k=max(index.neighbours, RECALL_AT),
+            thorough=thorough,
+        )
         for start in range(0, len(queries), _QUERY_BLOCK)
     ]
     return (
@@ -88,7 +100,7 @@ def _search(index: Index, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _recall(index: Index, queries: np.ndarray, kth: np.ndarray) -> float:
-    scores, rows = _search(index, queries)
+def _recall(index: Index, queries: np.ndarray, kth: np.ndarray, thorough: bool = False) -> float:
+    scores, rows = _search(index, queries, thorough)
     hits = (rows >= FIRST) & (scores >= kth - _TIE)
     return float(hits.sum() / (len(queries) * min(RECALL_AT, index.size)))

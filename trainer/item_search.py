@@ -24,6 +24,7 @@ class Wanted:
     batch: Tensors  # the history batch
     width: int  # of the answer
     item: tf.Tensor | None = None  # int32 [B]: the product whose neighbours are wanted, 0 and 1 = none
+    thorough: tf.Tensor | None = None  # bool []: the index is to look harder; left out = always
 
 
 class ItemSearch(tf.Module):
@@ -79,7 +80,7 @@ class ItemSearch(tf.Module):
         # So many more than `width` are fetched that it remains whatever is excluded. How many are of the item's own
         # category is not known: as many again, and what is missing then is filled up.
         more = wanted.excluded.shape[1] + (wanted.width if self.category is not None else 0)
-        scores, rows = self._index.value(wanted.query, k=wanted.width + more)
+        scores, rows = self._nearest(wanted, wanted.width + more)
         usable = self._usable(wanted, rows) & ~wanted.by_prior[:, tf.newaxis]
         rows = tf.where(usable, rows, PADDING)
         share = tf.zeros([1, 1])
@@ -91,6 +92,15 @@ class ItemSearch(tf.Module):
             lambda: self._filled(wanted, share, rows, scores),
             lambda: (rows, scores),
         )
+
+    def _nearest(self, wanted: Wanted, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and rows by the index, [B, count] each."""
+        index, query = self._index.value, wanted.query
+        if wanted.thorough is None:
+            return index(query, k=count, thorough=True)
+        if index.effort == index.thorough_effort:
+            return index(query, k=count)
+        return tf.cond(wanted.thorough, lambda: index(query, k=count, thorough=True), lambda: index(query, k=count))
 
     def _usable(self, wanted: Wanted, rows: tf.Tensor) -> tf.Tensor:
         """Which of rows int32 [B, N] may be answered: bool [B, N]."""

@@ -78,6 +78,8 @@ class PortableIndex(Index):
             "places_in_a_leaf": self.places,
             "leaves_to_search": self.effort.leaves,
             "reordered": self.effort.reordered,
+            "thorough_leaves_to_search": self.thorough_effort.leaves,
+            "thorough_reordered": self.thorough_effort.reordered,
         }
 
     def _build_index(self, vectors: np.ndarray, rows: np.ndarray) -> None:
@@ -100,37 +102,36 @@ class PortableIndex(Index):
         dtype = tf.dtypes.as_dtype(self.storage)
         self._blocks = tf.Variable(tf.cast(blocks, dtype), trainable=False, name="blocks")
 
-    def _search(self, queries: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-        leaves = self.effort.leaves
-        found = min(width, leaves * self.places)
+    def _search(self, queries: tf.Tensor, width: int, effort: SearchEffort) -> tuple[tf.Tensor, tf.Tensor]:
+        found = min(width, effort.leaves * self.places)
         signature = (tf.TensorSpec([found], tf.float32), tf.TensorSpec([found], tf.int32))
-        return tf.map_fn(lambda query: self._search_one(query, found), queries, fn_output_signature=signature)
+        return tf.map_fn(lambda query: self._search_one(query, found, effort), queries, fn_output_signature=signature)
 
-    def _search_one(self, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _search_one(self, query: tf.Tensor, width: int, effort: SearchEffort) -> tuple[tf.Tensor, tf.Tensor]:
         """float32 [D] → scores and identifiers [width]."""
         turned = self.space.queries(query[tf.newaxis])[0]
-        leaves = self._leaves_near(turned)
+        leaves = self._leaves_near(turned, effort.leaves)
         rows = tf.reshape(tf.gather(self._identifiers, leaves), [-1])
         scores = tf.where(rows >= FIRST, self._scores(turned, leaves), ABSENT_SCORE)
         if self.exact is None or self.storage == "float32":
             scores, places = tf.math.top_k(scores, width)
             return scores, tf.gather(rows, places)
-        kept = min(max(self.effort.reordered, width), scores.shape[0])
+        kept = min(max(effort.reordered, width), scores.shape[0])
         rough, places = tf.math.top_k(scores, kept, sorted=False)
         rows = tf.gather(rows, places)
         exact = tf.linalg.matvec(self.exact(rows), query)
         scores, places = tf.math.top_k(tf.where(rough > ABSENT_SCORE, exact, ABSENT_SCORE), width)
         return scores, tf.gather(rows, places)
 
-    def _leaves_near(self, query: tf.Tensor) -> tf.Tensor:
-        """Partitions to search, int32 [leaves]: those whose better members promise most.
+    def _leaves_near(self, query: tf.Tensor, count: int) -> tf.Tensor:
+        """Partitions to search, int32 [count]: those whose better members promise most.
 
         Scores of a partition's members lie about that of the centroid, by as much as its members do.
         """
-        if self.effort.leaves == self.leaves:
+        if count == self.leaves:
             return tf.range(self.leaves)
         promise = tf.linalg.matvec(self._centroids, query) + self._spreads * tf.norm(query)
-        return tf.math.top_k(promise, self.effort.leaves, sorted=False).indices
+        return tf.math.top_k(promise, count, sorted=False).indices
 
     def _scores(self, query: tf.Tensor, leaves: tf.Tensor) -> tf.Tensor:
         """Scores of all places of the partitions, float32 [leaves · places], rounded as they are stored."""
@@ -139,7 +140,7 @@ class PortableIndex(Index):
         dtype = tf.float32 if self.storage == "float32" else tf.bfloat16
         blocks = tf.reshape(tf.cast(blocks, dtype), [-1, blocks.shape[2]])
         scores = tf.matmul(tf.cast(query[tf.newaxis], dtype), blocks, transpose_b=True)[0]
-        scores = tf.ensure_shape(tf.cast(scores, tf.float32), [self.effort.leaves * self.places])
+        scores = tf.ensure_shape(tf.cast(scores, tf.float32), [leaves.shape[0] * self.places])
         return scores if self._scales is None else scores * tf.reshape(tf.gather(self._scales, leaves), [-1])
 
 

@@ -334,7 +334,9 @@ class RecommenderModule(tf.Module):
     def _candidates(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and scores of stage one, [B, width] each: what is kept (trainer/shortlist.py) and the nearest others."""
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width))
+        # Queries of histories without times lie elsewhere than those the index is quick for.
+        silent = tf.reduce_any(tf.reduce_all(batch["history_timestamps"] == 0, axis=1) & ~newcomer)
+        rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width, thorough=silent))
         parts = [] if self.sizes.exclude_history else [self._own(batch, query, width)]
         if self.newest is not None:
             parts.append(self.newest(query, batch["excluded_rows"], newcomer))

@@ -22,7 +22,7 @@ from tests.pipeline.untrained_run import SMALL, make_run, product
 from tests.transform.small_tables import write
 from trainer.config import RankerConfig, RetrievalConfig
 from trainer.data import Catalogue, load_catalogue
-from trainer.export import ExportError
+from trainer.errors import ExportError
 from trainer.retrieval import load_retrieval
 from transform.tables import FIRST
 

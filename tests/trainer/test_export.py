@@ -21,8 +21,9 @@ from trainer.candidate_features import Candidates, product_facts
 from trainer.candidate_head import CandidateHead, save_head
 from trainer.config import EvaluationConfig, ExportConfig, HeadConfig, RankerConfig, RetrievalConfig
 from trainer.data import Catalogue, Sequences, load_catalogue, load_sequences
+from trainer.errors import ExportError
 from trainer.explanation import explain
-from trainer.export import ExportError, export
+from trainer.export import export
 from trainer.index import ABSENT_SCORE
 from trainer.model_files import save_model
 from trainer.neighbours import neighbours_by_purchases, neighbours_by_sessions
