@@ -64,7 +64,7 @@ QUESTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"k": 1, "exclude": ["sku-2"]},
     ),
     "hold": ((["sku-1", "sku-1", "sku-3"],), {}),
-    "recommend held": ((["sku-1", "sku-1", "sku-3"],), TOLD | {"held": HELD}),
+    "recommend held": ((["sku-1", "sku-1", "sku-3"],), TOLD | {"held": HELD, "k": 3}),
     "recommend_many held": (([Shopper(["sku-2"], held=HELD), Shopper(["sku-4"], **TOLD)],), {"k": 2}),
     "retrieve held": ((["sku-1", "sku-1", "sku-3"],), {"held": HELD}),
     "rank held": ((["sku-1", "sku-3"], ["sku-2", "sku-3"]), TOLD | {"held": HELD}),
@@ -165,7 +165,7 @@ def test_an_answer_above_four_megabytes_is_taken(server: ModelServer) -> None:
 @pytest.mark.parametrize("way", ["target", "rest_target"])
 def test_an_answer_above_the_clients_limit_is_refused(server: ModelServer, rest: Bridge, way: str) -> None:
     address = {"target": server.address, "rest_target": rest.address}[way]
-    with RecommenderClient(**{way: address}, max_message_bytes=30_000) as client:
+    with RecommenderClient(**{way: address}, max_message_bytes=50_000) as client:
         client.recommend([], k=1)
         with pytest.raises(RecommenderError, match="RESOURCE_EXHAUSTED") as caught:
             client.recommend_many([Shopper([])] * 1_000, k=1)
