@@ -1,4 +1,4 @@
-"""Every form of the index over one catalogue: recall, time a query, build, memory; and filters against exact search.
+"""Every form of the index over one catalogue: recall, time a query, build, load and memory.
 
     python -m benchmarks.index_speed RUN [--products N] [--kinds scann,portable,…]
 
@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from benchmarks.index_load import load_in_new_process
 from benchmarks.machine import machine, table
 from trainer.config import ExportConfig
 from trainer.data import Catalogue, load_catalogue, load_sequences
@@ -93,13 +94,16 @@ def measured(form: Form, products: Products, queries: IndexQueries) -> list[str]
     """One line of the table."""
     config = ExportConfig(portable_storage=form.storage)
     index, report = build_index(form.kind, products, _NEIGHBOURS, queries, config)
+    loaded = load_in_new_process(index, products.vectors.shape[1])
     return [
         form.name,
         *(f"{recall:.4f}" for recall in report["recall@100_by_query"].values()),
         f"{report['ms_per_query']:.3f}",
         f"{report['ms_per_query_brute_force']:.1f}",
         f"{report['build_seconds']:.0f}",
+        f"{loaded.seconds:.1f}",
         f"{megabytes(index):.0f}",
+        f"{loaded.megabytes:.0f}",
         str(report["settings"]),
     ]
 
@@ -127,7 +131,7 @@ def main() -> None:
     print(f"\n{len(rows)} products × {vectors.shape[1]}, embedded in {seconds:.0f} s; {machine()}")
     print(f"memory at the end {peak:.1f} GiB\n")
     recalls = ["recall@100 of shoppers", "without times", "of products"]
-    print(table(["index", *recalls, "ms", "ms exact", "build s", "MB", "settings"], lines))
+    print(table(["index", *recalls, "ms", "ms exact", "build s", "load s", "MB", "MB loaded", "settings"], lines))
 
 
 if __name__ == "__main__":

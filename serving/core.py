@@ -287,7 +287,9 @@ class ServingCore:
         try:
             if warm_up(servable, directory, self._run):
                 self.metrics.warmup_latency.observe(micros_since(began), path, "OK")
-        except BaseException:
+        except BaseException as error:
+            code = error.code if isinstance(error, RequestError) else grpc.StatusCode.UNKNOWN
+            self.metrics.warmup_latency.observe(micros_since(began), path, code.name)
             servable.close()
             raise
         return servable

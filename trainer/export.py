@@ -328,6 +328,7 @@ def _recommender(
         facts=product_facts(catalogue),
         retrieval_history=retrieval.config.history_length,
         ranker_history=ranker.config.history_length,
+        has_timestamps=catalogue.schema.has_timestamps,
     )
     context = {feature.name: assets[feature.vocabulary] for feature in catalogue.schema.context}
     strings = Strings(

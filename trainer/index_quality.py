@@ -2,12 +2,13 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.index import ABSENT_SCORE, BruteForceIndex, Index
+from trainer.index import ABSENT_SCORE, BruteForceIndex, Index, SearchEffort
 from transform.tables import FIRST
 
 log = logging.getLogger(__name__)
@@ -21,19 +22,34 @@ _TIMED_RUNS = 3
 
 
 def tune(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recall: float) -> float:
-    """Chooses the least effort with recall@100 of at least `target_recall` over `queries` [Q, D].
+    """Sets both efforts of the index to the least with recall@100 of at least `target_recall` over `queries` [Q, D].
 
     Returns:
         The recall reached; below the target only if the greatest effort falls short too.
     """
+    recall = _raise_thorough(index, index.efforts(), queries, exact, target_recall)
+    index.effort = index.thorough_effort
+    return recall
+
+
+def tune_thoroughly(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recall: float) -> float:
+    """As `tune`, for the thorough effort alone, which is never below the index's `effort`: tune that first."""
+    efforts = index.efforts()
+    return _raise_thorough(index, efforts[efforts.index(index.effort) :], queries, exact, target_recall)
+
+
+def _raise_thorough(
+    index: Index, efforts: Sequence[SearchEffort], queries: np.ndarray, exact: BruteForceIndex, target_recall: float
+) -> float:
+    """Tries efforts in their order until one is enough."""
     truth = kth_scores(exact, queries)
     recall = 0.0
-    for effort in index.efforts():
-        index.effort = effort
-        recall = _recall(index, queries, truth)
+    for effort in efforts:
+        index.thorough_effort = effort
+        recall = _recall(index, queries, truth, thorough=True)
         log.info("index: effort %s finds %.4f of the %d nearest", effort, recall, RECALL_AT)
         if recall >= target_recall:
-            return recall
+            break
     return recall
 
 
@@ -41,14 +57,6 @@ def kth_scores(exact: BruteForceIndex, queries: np.ndarray) -> np.ndarray:
     """Score of the 100th nearest product (or the last, if there are fewer) of each query: [Q, D] → [Q, 1]."""
     scores = _search(exact, queries)[0]
     return np.where(scores > ABSENT_SCORE, scores, np.inf).min(axis=1, keepdims=True)
-
-
-def tune_thoroughly(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recall: float) -> float:
-    """As `tune`, for the thorough effort."""
-    effort = index.effort
-    recall = tune(index, queries, exact, target_recall)
-    index.effort, index.thorough_effort = effort, index.effort
-    return recall
 
 
 def recall_at_100(index: Index, exact: BruteForceIndex, queries: np.ndarray, thorough: bool = False) -> float:

@@ -24,7 +24,7 @@ class Wanted:
     batch: Tensors  # the history batch
     width: int  # of the answer
     item: tf.Tensor | None = None  # int32 [B]: the product whose neighbours are wanted, 0 and 1 = none
-    thorough: tf.Tensor | None = None  # bool []: the index is to look harder; left out = always
+    thorough: tf.Tensor | bool = True  # the index is to look harder; a bool [] where that depends on the request
 
 
 class ItemSearch(tf.Module):
@@ -96,8 +96,8 @@ class ItemSearch(tf.Module):
     def _nearest(self, wanted: Wanted, count: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and rows by the index, [B, count] each."""
         index, query = self._index.value, wanted.query
-        if wanted.thorough is None:
-            return index(query, k=count, thorough=True)
+        if isinstance(wanted.thorough, bool):
+            return index(query, k=count, thorough=wanted.thorough)
         if index.effort == index.thorough_effort:
             return index(query, k=count)
         return tf.cond(wanted.thorough, lambda: index(query, k=count, thorough=True), lambda: index(query, k=count))

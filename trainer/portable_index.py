@@ -58,7 +58,7 @@ class PortableIndex(Index):
         if storage != "float32" and exact is None:
             raise ValueError(f"storage {storage!r} rounds vectors and needs `exact`, received none.")
         self.storage = storage
-        self.exact = exact
+        self.exact = None if storage == "float32" else exact
         self.partitions_from = partitions_from
         self.leaves = 1
         self.places = 0
@@ -113,7 +113,7 @@ class PortableIndex(Index):
         leaves = self._leaves_near(turned, effort.leaves)
         rows = tf.reshape(tf.gather(self._identifiers, leaves), [-1])
         scores = tf.where(rows >= FIRST, self._scores(turned, leaves), ABSENT_SCORE)
-        if self.exact is None or self.storage == "float32":
+        if self.exact is None:
             scores, places = tf.math.top_k(scores, width)
             return scores, tf.gather(rows, places)
         kept = min(max(effort.reordered, width), scores.shape[0])

@@ -59,6 +59,7 @@ class Stages:
     facts: ProductFacts  # of numpy arrays [V]
     retrieval_history: int  # longest history each of them takes
     ranker_history: int
+    has_timestamps: bool  # whether they were trained with times
 
 
 @dataclass(frozen=True)
@@ -334,8 +335,10 @@ class RecommenderModule(tf.Module):
     def _candidates(self, batch: Tensors, query: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and scores of stage one, [B, width] each: what is kept (trainer/shortlist.py) and the nearest others."""
         newcomer = tf.reduce_all(batch["history_rows"] == PADDING, axis=1)
-        # Queries of histories without times lie elsewhere than those the index is quick for.
-        silent = tf.reduce_any(tf.reduce_all(batch["history_timestamps"] == 0, axis=1) & ~newcomer)
+        # Where models read times, queries of histories without them lie elsewhere than those the index is quick for.
+        silent: tf.Tensor | bool = False
+        if self._stages.value.has_timestamps:
+            silent = tf.reduce_any(tf.reduce_all(batch["history_timestamps"] == 0, axis=1) & ~newcomer)
         rows, scores = self.near(Wanted(query, newcomer, batch["excluded_rows"], batch, width, thorough=silent))
         parts = [] if self.sizes.exclude_history else [self._own(batch, query, width)]
         if self.newest is not None:

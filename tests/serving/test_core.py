@@ -165,6 +165,15 @@ def test_requests_loads_and_warm_ups_are_counted(start: Start, tmp_path: Path, s
         assert f"\n{line}\n" in text
 
 
+def test_warm_up_that_fails_is_counted(start: Start, tmp_path: Path, scaler: Path) -> None:
+    broken = add_warm_up(publish(scaler, tmp_path / "elsewhere", 1), [request_for(), request_for(width=3)])
+    core = start(config(tmp_path, "scaler"))
+    path, count = publish(broken, tmp_path / "scaler", 3), ":tensorflow:serving:model_warmup_latency_count"
+    failed = f'\n{count}{{model_path="{path}",status="INVALID_ARGUMENT"}} 1\n'
+    eventually(lambda: failed in core.metrics_text())
+    assert version_of(core, request_for()) == 2
+
+
 def test_missing_batching_file_is_named_with_an_example(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=r"batching\.config: no such file; it holds a BatchingParameters"):
         read_batching_parameters(tmp_path / "batching.config")

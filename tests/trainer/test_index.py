@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.trainer.clusters import clustered_vectors, mixed_queries
 from trainer.index import ABSENT_SCORE, BruteForceIndex, Index, SearchEffort
-from trainer.index_quality import milliseconds_per_query, recall_at_100, tune
+from trainer.index_quality import milliseconds_per_query, recall_at_100, tune, tune_thoroughly
 from trainer.portable_index import PortableIndex, Storage
 from trainer.scann_index import ScannIndex, ScannLayout
 
@@ -184,8 +184,23 @@ def test_tuning_chooses_the_least_effort_that_reaches_the_recall(name: str) -> N
     index = MAKERS[name](150).index(VECTORS, ROWS)
     most = index.effort
     reached = tune(index, QUERIES, exact, 0.9)
+    assert index.effort == index.thorough_effort
     assert index.effort.leaves < most.leaves
     assert 0.9 <= reached == recall_at_100(index, exact, QUERIES)
+
+
+@PARTITIONED
+def test_thorough_effort_is_tuned_apart_and_never_below_the_other(name: str) -> None:
+    exact = BruteForceIndex(150).index(VECTORS, ROWS)
+    index = MAKERS[name](150).index(VECTORS, ROWS)
+    tune(index, QUERIES, exact, 0.8)
+    quick = index.effort
+    reached = tune_thoroughly(index, QUERIES, exact, 0.97)
+    assert index.effort == quick
+    assert index.thorough_effort.leaves > quick.leaves
+    assert 0.97 <= reached == recall_at_100(index, exact, QUERIES, thorough=True)
+    tune_thoroughly(index, QUERIES, exact, 0.0)
+    assert index.thorough_effort == quick
 
 
 @PARTITIONED
