@@ -10,13 +10,14 @@ thread, inside a graph, one query at a time.
 """
 
 import argparse
+import logging
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from benchmarks.index_load import load_in_new_process
@@ -108,6 +109,18 @@ def measured(form: Form, products: Products, queries: IndexQueries) -> list[str]
     ]
 
 
+def prepared(run: Path, count: int | None) -> tuple[Products, IndexQueries]:
+    """What is indexed, and what is asked; the models and the data are let go."""
+    transform = run / "steps" / "embed-content"
+    catalogue = load_catalogue(transform)
+    model = load_retrieval(run / "steps" / "train-retrieval", catalogue)
+    vectors = embedded(model, catalogue, count)
+    rows = np.flatnonzero(catalogue.available) if count is None else np.arange(FIRST, len(vectors))
+    products = Products(vectors, rows.astype(np.int32))
+    shop = Shop(model, catalogue, load_sequences(transform), transform)
+    return products, index_queries(shop, products, model.item_table(), _HELD_OUT)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -116,20 +129,16 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    transform = arguments.run / "steps" / "embed-content"
-    catalogue = load_catalogue(transform)
-    model = load_retrieval(arguments.run / "steps" / "train-retrieval", catalogue)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     started = time.perf_counter()
-    vectors = embedded(model, catalogue, arguments.products)
+    products, queries = prepared(arguments.run, arguments.products)
     seconds = time.perf_counter() - started
-    rows = np.flatnonzero(catalogue.available) if arguments.products is None else np.arange(FIRST, len(vectors))
-    products = Products(vectors, rows.astype(np.int32))
-    shop = Shop(model, catalogue, load_sequences(transform), transform)
-    queries = index_queries(shop, products, model.item_table(), _HELD_OUT)
+    logging.info("%d products in %.0f s", len(products.rows), seconds)
     lines = [measured(FORMS[name], products, queries) for name in arguments.kinds.split(",")]
-    peak = psutil.Process().memory_info().rss / 2**30
-    print(f"\n{len(rows)} products × {vectors.shape[1]}, embedded in {seconds:.0f} s; {machine()}")
-    print(f"memory at the end {peak:.1f} GiB\n")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    shape = (len(products.rows), products.vectors.shape[1])
+    print(f"\n{shape[0]} products × {shape[1]}, read and embedded in {seconds:.0f} s; {machine()}")
+    print(f"memory at most {peak:.1f} GiB\n")
     recalls = ["recall@100 of shoppers", "without times", "of products"]
     print(table(["index", *recalls, "ms", "ms exact", "build s", "load s", "MB", "MB loaded", "settings"], lines))
 

@@ -148,9 +148,10 @@ def build_index(
 ) -> tuple[Index, dict[str, Any]]:
     """The index of stage one, asked for `width` neighbours, and its part of index.json."""
     vectors = products.vectors[products.rows]
-    exact = BruteForceIndex(width).index(vectors, products.rows)
     start = time.perf_counter()
     index = make_index(kind, width, config, products.vectors).index(vectors, products.rows, queries.building)
+    # After the index, whose building needs several times the memory of the vectors for a while.
+    exact = BruteForceIndex(width).index(vectors, products.rows)
     tune(index, queries.tuning(SHOPPERS), exact, _TARGET_RECALL)
     tune_thoroughly(index, queries.tuning(SILENT_SHOPPERS, PRODUCTS), exact, _THOROUGH_RECALL)
     seconds = time.perf_counter() - start

@@ -103,4 +103,4 @@ def _nearest(vectors: np.ndarray, centres: np.ndarray, count: int) -> tuple[np.n
         wanted[block] = np.take_along_axis(near, order, axis=1)
         distances[block] = np.take_along_axis(of_near, order, axis=1)
     # Squared distance is |v|² + 2 (|c|²/2 − v · c): between vectors it needs |v|² too.
-    return wanted, distances + ((vectors**2).sum(axis=1, keepdims=True) / 2)
+    return wanted, distances + np.einsum("nd,nd->n", vectors, vectors)[:, np.newaxis] / 2

@@ -91,7 +91,8 @@ class PortableIndex(Index):
         found = partition(vectors, round(len(rows) ** 0.5) if partitioned else 1)
         self.leaves, self.places = found.members.shape
         self._spreads = tf.Variable(found.spreads(vectors) * _SPREADS, trainable=False, name="spreads")
-        blocks = np.where(found.taken[..., np.newaxis], vectors[found.members], 0.0)
+        blocks = vectors[found.members]
+        blocks[~found.taken] = 0.0
         self._centroids = tf.Variable(found.centroids, trainable=False, name="centroids")
         self._identifiers = tf.Variable(_rows_of(found, rows), trainable=False, name="identifiers")
         self._scales: tf.Variable | None = None

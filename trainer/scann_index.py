@@ -84,7 +84,7 @@ class ScannIndex(Index):
         if not self.layout.hashing:
             # Every product is scored exactly: as it is.
             self.space = QuerySpace.plain(vectors.shape[1])
-        searcher = _build_searcher(self.space.products(vectors), self.layout, self._k)
+        searcher = _build_searcher(tf.constant(self.space.products(vectors)), self.layout, self._k)
         parts = scann_ops.scann_to_tensors(searcher)
         self._searcher_name = _searcher_name(parts)
         self._parts = [
@@ -151,14 +151,15 @@ def _searcher_name(parts: Iterable[tf.Tensor]) -> str:
     """A name that only a searcher of the same parts has."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(tf.io.serialize_tensor(part).numpy())
+        # In place: a copy of the vectors could be gigabytes.
+        digest.update(part.numpy() if part.dtype == tf.string else memoryview(part))
     return f"tandem-{digest.hexdigest()}"
 
 
-def _build_searcher(vectors: np.ndarray, layout: ScannLayout, k: int) -> tf.Tensor:
+def _build_searcher(vectors: tf.Tensor, layout: ScannLayout, k: int) -> tf.Tensor:
     """Handle of a ScaNN searcher over float32 [N, D]."""
-    builder = scann_ops.builder(tf.constant(vectors), k, "dot_product")
-    sample = min(_TRAINING_SAMPLE, len(vectors))
+    builder = scann_ops.builder(vectors, k, "dot_product")
+    sample = min(_TRAINING_SAMPLE, vectors.shape[0])
     if layout.leaves:
         searched = max(1, layout.leaves // 10)
         builder = builder.tree(layout.leaves, searched, training_sample_size=sample, avq=_CENTROID_ANISOTROPY)
