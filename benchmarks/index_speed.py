@@ -68,6 +68,8 @@ def embedded(model: RetrievalModel, catalogue: Catalogue, products: int | None) 
     for block in _mixed(model, catalogue, products):
         vectors[start : start + len(block)] = block
         start += len(block)
+        if start // 10**6 > (start - len(block)) // 10**6:
+            logging.info("%d of %d products embedded", start, products)
     return vectors
 
 

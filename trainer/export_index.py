@@ -63,10 +63,10 @@ class IndexQueries:
         halves = [vectors[::2] for vectors in self.others.values()]
         return np.concatenate([half[: min(map(len, halves))] for half in halves])
 
-    def tuning(self, *kinds: str) -> np.ndarray:
-        """Of the kinds that there are, those that do not build; the same if there is one only."""
-        kept = [self.others[kind] for kind in kinds if kind in self.others]
-        return np.concatenate([vectors[1::2] if len(vectors) > 1 else vectors for vectors in kept])
+    def tuning(self, kind: str) -> np.ndarray:
+        """Those of a kind that do not build; the same if there is one only."""
+        vectors = self.others[kind]
+        return vectors[1::2] if len(vectors) > 1 else vectors
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ def build_index(
     # After the index, whose building needs several times the memory of the vectors for a while.
     exact = BruteForceIndex(width).index(vectors, products.rows)
     tune(index, queries.tuning(SHOPPERS), exact, _TARGET_RECALL)
-    tune_thoroughly(index, queries.tuning(SILENT_SHOPPERS, PRODUCTS), exact, _THOROUGH_RECALL)
+    for other in queries.others:
+        if other != SHOPPERS:
+            tune_thoroughly(index, queries.tuning(other), exact, _THOROUGH_RECALL)
     seconds = time.perf_counter() - start
     recall = {
         name: recall_at_100(index, exact, asked, thorough=name != SHOPPERS) for name, asked in queries.held_out.items()

@@ -33,9 +33,11 @@ def tune(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recal
 
 
 def tune_thoroughly(index: Index, queries: np.ndarray, exact: BruteForceIndex, target_recall: float) -> float:
-    """As `tune`, for the thorough effort alone, which is never below the index's `effort`: tune that first."""
+    """As `tune`, but raises the thorough effort alone, from where it is: call it after `tune`, for each further kind of
+    queries."""
     efforts = index.efforts()
-    return _raise_thorough(index, efforts[efforts.index(index.effort) :], queries, exact, target_recall)
+    remaining = efforts[efforts.index(index.thorough_effort) :]
+    return _raise_thorough(index, remaining, queries, exact, target_recall)
 
 
 def _raise_thorough(

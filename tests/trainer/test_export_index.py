@@ -16,7 +16,7 @@ def test_kinds_build_evenly_and_tune_with_the_rest() -> None:
     queries = IndexQueries({}, kinds)
     assert queries.building[:, 0].tolist() == [1.0] * 20 + [2.0] * 20
     assert queries.tuning(SHOPPERS)[:, 0].tolist() == [3.0] * 450
-    assert len(queries.tuning(SHOPPERS, PRODUCTS)) == 470
+    assert len(queries.tuning(PRODUCTS)) == 20
 
 
 def test_one_query_builds_and_tunes() -> None:
