@@ -1,7 +1,6 @@
 """How long a server takes to load an index, and the memory that it then holds: saved, and loaded by a new process."""
 
 import multiprocessing
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +31,17 @@ class _Search(tf.Module):
         self.search = tf.function(lambda query: {"rows": index(query)[1]}, input_signature=spec, autograph=False)
 
 
-def load_in_new_process(index: Index, dim: int) -> Loaded:
-    """Saves the index as an export does and loads it as the embedded server does.
-
-    Args:
-        index: over vectors float32 [N, D].
-        dim: D.
-    """
+def save_index(index: Index, dim: int, folder: Path) -> None:
+    """Saves an index over vectors of `dim` numbers as an export does."""
     module = _Search(index, dim)
-    with tempfile.TemporaryDirectory() as folder:
-        options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
-        tf.saved_model.save(module, folder, signatures={"search": module.search}, options=options)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_load, (Path(folder), dim))
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(module, str(folder), signatures={"search": module.search}, options=options)
+
+
+def load_in_new_process(folder: Path, dim: int) -> Loaded:
+    """Loads what `save_index` saved as the embedded server does, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_load, (folder, dim))
 
 
 def _load(folder: Path, dim: int) -> Loaded:
