@@ -33,7 +33,7 @@ from transform.checks import DataError, nearest, reason
 from transform.config import BeamConfig, TransformConfig
 from transform.content_faults import fault_sentences, picture_limits
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
-from transform.interactions import SPANS, Rules
+from transform.interactions import DROPS, SPANS, Rules
 from transform.item_examples import ITEMS_PER_SHARD
 from transform.positions import merge_positions, position_statistics, surface_vocabulary
 from transform.reading import (
@@ -113,6 +113,7 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
         RuntimeError: rows went missing inside the transform (in ≠ out + counted drops).
     """
     check_history_types(config.history_types)
+    check_session_resets(config.session_resets)
     events = open_source(data, "events")
     if "timestamp" not in events.columns and config.split.method == "time":
         raise DataError(
@@ -154,6 +155,16 @@ def check_history_types(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in allowed:
             raise DataError(f"{rule}, received {name!r}.{nearest(name, allowed)}")
+
+
+def check_session_resets(names: tuple[str, ...]) -> None:
+    """Raises DataError if `names` are not event types."""
+    for name in names:
+        if name not in EVENT_TYPES:
+            raise DataError(
+                f"transform.session_resets: must be some of {', '.join(EVENT_TYPES)}, received {name!r}."
+                f"{nearest(name, list(EVENT_TYPES))}"
+            )
 
 
 def _clear(output: Path) -> None:
@@ -302,6 +313,11 @@ def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
         session_gap_seconds=config.session_gap_minutes * MINUTE,
         history_types=frozenset(EVENT_TYPES[name] for name in config.history_types),
         cuts=find_cuts(report.minutes, config.split) if by_time else None,
+        session_resets=frozenset(EVENT_TYPES[name] for name in config.session_resets),
+        max_daily_events=config.max_daily_events,
+        min_dwell_seconds=config.min_dwell_seconds,
+        max_session_length=config.max_session_length,
+        min_session_length=config.min_session_length,
     )
 
 
@@ -326,12 +342,11 @@ def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> di
 
 def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
     """Nothing is lost, and every span has something in it."""
-    drops = ("duplicates", "impressions", "searches", "other_types", "collapsed")
-    accounted = counts["interactions"] + sum(counts[name] for name in drops)
+    accounted = counts["interactions"] + sum(counts[name] for name in DROPS)
     if counts["events"] != report.spilled or accounted != report.spilled:
         raise RuntimeError(
             f"events were lost: {report.spilled} good ones read, {counts['events']} found in buckets, {accounted} "
-            f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *drops))})."
+            f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *DROPS))})."
         )
     if not counts["interactions"]:
         raise DataError(
@@ -543,7 +558,7 @@ def _write_statistics(
     """Exact counts of what was read, dropped and written."""
     events, items = reports["events"], reports["items"]
     validation, test = rules.cuts or (None, None)
-    kept = ("duplicates", "impressions", "searches", "other_types", "collapsed", "interactions", "shoppers", "users")
+    kept = (*DROPS, "robot_shoppers", "interactions", "shoppers", "users")
     statistics = {
         "rows_read": events.rows,
         "rejected": events.rejected,

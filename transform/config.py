@@ -46,6 +46,16 @@ class TransformConfig:
     # Types that enter histories, by name; impressions and searches never do.
     history_types: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase")
     session_gap_minutes: Positive = 30
+    # Types of events that begin a session whatever the time since the last, such as "search"; where the shop names its
+    # sessions, those stand.
+    session_resets: tuple[str, ...] = ()
+    # Of interactions: longer sessions are divided, shorter ones left out; 0 = no limit.
+    max_session_length: Count = 0
+    min_session_length: Count = 0
+    # Views and clicks that the next event follows sooner are left out of histories; 0 = all enter.
+    min_dwell_seconds: Count = 0
+    # Whoever has more events within 24 hours is a robot and left out; 0 = nobody.
+    max_daily_events: Count = 5_000
     # Interactions in the training span that give a product an id embedding of its own.
     min_item_count: Count = 2
     # The run stops if a larger share of the rows is bad.

@@ -7,14 +7,20 @@ The rules:
 * Order: shopper (by bytes of the id), time, place in the source. Without a clock the place in the source is the time.
 * Duplicates: events equal in every column; the first stays. Without a clock nothing tells a copy from a repeat, and
   none is dropped.
-* Session: the shop's own session id where it gives one, else events with gaps of at most `session_gap_seconds`.
-  Every event counts, those that never enter histories too: a shopper who looks at lists is still there.
+* Robots: whoever has more than `max_daily_events` events within 24 hours is no shopper; nothing of theirs is kept.
+* Session: the shop's own session id where it gives one, else events with gaps of at most `session_gap_seconds`, begun
+  anew by events of the types `session_resets`. Every event counts, those that never enter histories too: a shopper
+  who looks at lists is still there.
+* Bounces: views and clicks that the shopper's next event within the session, impressions aside, follows in less than
+  `min_dwell_seconds` are left out of histories; a session's last event has no known dwell time and stays.
 * Basket: the events of one shopper with the same order id (or none) and the same time. It has no inner order.
 * Interaction: consecutive events of a shopper on one product within a session. Its type is the strongest event's, its
   labels are all types, its time, price and circumstances are those of the first strongest event: a view at 12:00 and
   a purchase at 12:04 are a purchase at 12:04, in the basket of 12:04. Quantities of the strongest events add up. Two
   order ids are never one interaction, and nothing is merged across a cut of the time split, which would tell the
   training span what happened after it.
+* Length of sessions: one of more than `max_session_length` interactions is divided, baskets stay whole; one with fewer
+  than `min_session_length` interactions within a span is left out.
 * Way in: the surface, the position and the logged propensity of an interaction are those of the first of its events
   that tells a position or a propensity. That is where the shopper met the product; the cart or the order that made
   the interaction stronger was not chosen from a list.
@@ -32,7 +38,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform.tables import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
+from transform.runs import changes, places_in_runs, run_numbers, run_starts
+from transform.sessions import divided_sessions, dwell_seconds, robot_events, session_lengths, session_numbers
+from transform.tables import ADD_TO_CART, CLICK, IMPRESSION, PURCHASE, SEARCH, VIEW
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPANS = ("train", "validation", "test")
@@ -50,6 +58,12 @@ class Rules:
     history_types: frozenset[int]
     # Starts of the validation and test span, seconds; None: leave-one-out.
     cuts: tuple[int, int] | None
+    session_resets: frozenset[int] = frozenset()
+    # 0 = no limit, of this and the next three.
+    max_daily_events: int = 0
+    min_dwell_seconds: int = 0
+    max_session_length: int = 0
+    min_session_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,7 @@ def order_events(table: pa.Table, has_timestamps: bool) -> Events:
     if has_timestamps:
         place = np.lexsort((row, timestamp, user))
     else:
-        timestamp[place] = _places(user[place])
+        timestamp[place] = places_in_runs(user[place])
     coded = {name: _codes(table, f"{name}_id" if name == "item" else name) for name in _CODED}
     return Events(
         user=user,
@@ -175,33 +189,10 @@ def _positions(table: pa.Table) -> np.ndarray:
     return pc.fill_null(table.column("position"), 0).to_numpy().astype(np.int32)
 
 
-def _places(groups: np.ndarray) -> np.ndarray:
-    """0, 1, 2 … within each run of equal values, int64."""
-    return np.arange(len(groups)) - _run_starts(groups)[_run_numbers(groups)]
-
-
-def _changes(*columns: np.ndarray) -> np.ndarray:
-    """Bool [rows]: the row differs from the one before in any column; the first row does."""
-    changed = np.ones(len(columns[0]), bool)
-    if len(changed):
-        changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    return changed
-
-
-def _run_numbers(*columns: np.ndarray) -> np.ndarray:
-    """0, 0, 1 …: the number of each row's run of equal values, int64."""
-    return np.cumsum(_changes(*columns)) - 1
-
-
-def _run_starts(*columns: np.ndarray) -> np.ndarray:
-    """Position of the first row of each run of equal values, int64 [runs]."""
-    return np.flatnonzero(_changes(*columns))
-
-
 def repeated_events(events: Events) -> np.ndarray:
     """Bool [events]: an equal event of the same shopper stands before it."""
     repeated = np.zeros(len(events), bool)
-    new_time = _changes(events.user, events.timestamp)
+    new_time = changes(events.user, events.timestamp)
     # Only shoppers with several events at one time can have copies.
     shared = np.flatnonzero(~new_time | ~np.append(new_time[1:], True))
     tied = events.take(shared)
@@ -214,27 +205,8 @@ def repeated_events(events: Events) -> np.ndarray:
     ]
     # Stable: of equal events the first in the source comes first.
     sorting = np.lexsort(columns[::-1])
-    repeated[shared[sorting]] = ~_changes(*(column[sorting] for column in columns))
+    repeated[shared[sorting]] = ~changes(*(column[sorting] for column in columns))
     return repeated
-
-
-def session_numbers(events: Events, gap_seconds: int | None) -> np.ndarray:
-    """Session of each event, int64 [events], numbered for each shopper in order of their first events.
-
-    `gap_seconds`: the longest pause within a session that the shop does not name; None = no clock, no gaps.
-    """
-    # A shop's session may be interleaved with another one; equal ids are one session.
-    sorting = np.lexsort((events.session, events.user))
-    user, session, timestamp = events.user[sorting], events.session[sorting], events.timestamp[sorting]
-    starts = _changes(user, session)
-    if gap_seconds is not None and len(starts):
-        starts[1:] |= (session[1:] == _ABSENT) & (np.diff(timestamp) > gap_seconds)
-    firsts = sorting[starts]
-    rank = np.empty(len(firsts), np.int64)
-    rank[np.argsort(firsts)] = np.arange(len(firsts))
-    numbers = np.empty(len(events), np.int64)
-    numbers[sorting] = rank[np.cumsum(starts) - 1]
-    return numbers - numbers[_run_starts(events.user)][_run_numbers(events.user)]
 
 
 def basket_firsts(events: Events, has_timestamps: bool) -> np.ndarray:
@@ -252,7 +224,7 @@ def _group_firsts(*keys: np.ndarray) -> np.ndarray:
     sorting = np.lexsort(keys[::-1])
     ordered = [key[sorting] for key in keys]
     firsts = np.empty(len(sorting), np.int64)
-    firsts[sorting] = sorting[_run_starts(*ordered)][_run_numbers(*ordered)]
+    firsts[sorting] = sorting[run_starts(*ordered)][run_numbers(*ordered)]
     return firsts
 
 
@@ -267,7 +239,7 @@ def collapse(events: Events, session: np.ndarray, basket: np.ndarray, span: np.n
     item_first = _group_firsts(basket, events.item)
     sorting = np.lexsort((item_first, basket, session, events.user))
     arranged = events.take(sorting)
-    starts = _changes(arranged.user, session[sorting], arranged.item, span[sorting])
+    starts = changes(arranged.user, session[sorting], arranged.item, span[sorting])
     starts |= _other_order(arranged.order, starts)
     first = np.flatnonzero(starts)
     group = np.cumsum(starts) - 1
@@ -343,9 +315,9 @@ def _dense(user: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """`numbers` of each user replaced by 0, 1, 2 … in ascending order, int64; users stand together."""
     sorting = np.lexsort((numbers, user))
     runs = np.empty(len(user), np.int64)
-    runs[sorting] = _run_numbers(user[sorting], numbers[sorting])
-    lowest = np.minimum.reduceat(runs, _run_starts(user)) if len(user) else runs
-    return runs - lowest[_run_numbers(user)]
+    runs[sorting] = run_numbers(user[sorting], numbers[sorting])
+    lowest = np.minimum.reduceat(runs, run_starts(user)) if len(user) else runs
+    return runs - lowest[run_numbers(user)]
 
 
 def span_numbers(timestamp: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
@@ -355,11 +327,11 @@ def span_numbers(timestamp: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
 
 def leave_one_out(user: np.ndarray) -> np.ndarray:
     """Span of each interaction, int8; a user's interactions stand together in time order."""
-    starts = _run_starts(user)
+    starts = run_starts(user)
     lengths = np.diff(np.append(starts, len(user)))
-    from_end = lengths[_run_numbers(user)] - _places(user)
+    from_end = lengths[run_numbers(user)] - places_in_runs(user)
     span = np.where(from_end == 1, TEST, np.where(from_end == 2, VALIDATION, TRAIN))
-    return np.where(lengths[_run_numbers(user)] < _LEAVE_ONE_OUT_MINIMUM, TRAIN, span).astype(np.int8)
+    return np.where(lengths[run_numbers(user)] < _LEAVE_ONE_OUT_MINIMUM, TRAIN, span).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -378,18 +350,32 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
     every = order_events(table, rules.has_timestamps)
     repeated = repeated_events(every)
     events = every.take(~repeated)
-    session = session_numbers(events, rules.session_gap_seconds if rules.has_timestamps else None)
+    robots = robot_events(events.user, events.timestamp, rules.max_daily_events if rules.has_timestamps else 0)
+    robot_count = len(run_starts(events.user[robots]))
+    events = events.take(~robots)
+    session = _sessions(events, rules)
     kept = np.isin(events.type, sorted(rules.history_types))
-    history, session = events.take(kept), session[kept]
+    bounced = kept & _bounced(events, session, rules)
+    entering = kept & ~bounced
+    history, session = events.take(entering), session[entering]
     by_time = span_numbers(history.timestamp, rules.cuts) if rules.cuts else np.zeros(len(history), np.int8)
-    found = collapse(history, session, basket_firsts(history, rules.has_timestamps), by_time)
+    whole = collapse(history, session, basket_firsts(history, rules.has_timestamps), by_time)
+    found = _of_length(whole, rules)
     if rules.cuts is None:
         found = replace(found, span=leave_one_out(found.user))
     positions = _position_table(events, found, rules)
     if not rules.has_timestamps:
-        found = replace(found, timestamp=_places(found.user))
+        found = replace(found, timestamp=places_in_runs(found.user))
     counts = _event_counts(events, kept) | _span_counts(found)
-    counts |= {"duplicates": int(repeated.sum()), "collapsed": len(history) - len(found), "interactions": len(found)}
+    counts |= {
+        "duplicates": int(repeated.sum()),
+        "robots": int(robots.sum()),
+        "robot_shoppers": robot_count,
+        "bounces": int(bounced.sum()),
+        "collapsed": len(history) - len(whole),
+        "short_sessions": len(whole) - len(found),
+        "interactions": len(found),
+    }
     return Bucket(
         _interaction_table(events, found, table.column_names),
         _product_table(events, found, rules.has_timestamps),
@@ -399,21 +385,62 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
     )
 
 
+# What becomes of events that are no interaction of their own, by count.
+DROPS = (
+    "duplicates",
+    "robots",
+    "bounces",
+    "impressions",
+    "searches",
+    "other_types",
+    "collapsed",
+    "short_sessions",
+)
+
+
+def _sessions(events: Events, rules: Rules) -> np.ndarray:
+    """Session of each event, int64 [events]."""
+    resets = np.isin(events.type, sorted(rules.session_resets))
+    gap = rules.session_gap_seconds if rules.has_timestamps else None
+    return session_numbers(events.user, events.session, events.timestamp, resets, gap)
+
+
+def _bounced(events: Events, session: np.ndarray, rules: Rules) -> np.ndarray:
+    """Bool [events]: a look that did not last."""
+    if not (rules.min_dwell_seconds and rules.has_timestamps):
+        return np.zeros(len(events), bool)
+    looks = np.isin(events.type, (VIEW, CLICK))
+    # NaN, an unknown time, is below nothing.
+    return looks & (dwell_seconds(events.user, session, events.timestamp, events.type) < rules.min_dwell_seconds)
+
+
+def _of_length(found: Interactions, rules: Rules) -> Interactions:
+    """Interactions with sessions of the lengths that the rules allow."""
+    if rules.max_session_length:
+        pieces = divided_sessions(found.user, found.session, found.basket, rules.max_session_length)
+        found = replace(found, session=pieces)
+    if rules.min_session_length > 1:
+        kept = session_lengths(found.user, found.session, found.span) >= rules.min_session_length
+        found = Interactions(**{name: array[kept] for name, array in vars(found).items()})
+        found = replace(found, session=_dense(found.user, found.session), basket=_dense(found.user, found.basket))
+    return found
+
+
 def _event_counts(events: Events, kept: np.ndarray) -> dict[str, int]:
     impressions, searches = events.type == IMPRESSION, events.type == SEARCH
     return {
         "impressions": int(impressions.sum()),
         "searches": int(searches.sum()),
         "other_types": int((~kept & ~impressions & ~searches).sum()),
-        "shoppers": len(_run_starts(events.user)),
+        "shoppers": len(run_starts(events.user)),
     }
 
 
 def _span_counts(found: Interactions) -> dict[str, int]:
-    counts = {"users": len(_run_starts(found.user))}
+    counts = {"users": len(run_starts(found.user))}
     for number, name in enumerate(SPANS):
         inside = found.user[found.span == number]
-        counts |= {f"{name}_interactions": len(inside), f"{name}_users": len(_run_starts(inside))}
+        counts |= {f"{name}_interactions": len(inside), f"{name}_users": len(run_starts(inside))}
     return counts
 
 

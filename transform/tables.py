@@ -22,6 +22,8 @@ BEHAVIOUR_LENGTH = 5
 RESERVED_LINES = ("", "\x01")
 
 IMPRESSION = EventType.Value("IMPRESSION")
+VIEW = EventType.Value("VIEW")
+CLICK = EventType.Value("CLICK")
 SEARCH = EventType.Value("SEARCH")
 ADD_TO_CART = EventType.Value("ADD_TO_CART")
 PURCHASE = EventType.Value("PURCHASE")

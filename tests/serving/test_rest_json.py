@@ -468,7 +468,7 @@ _ARRAYS = st.sampled_from([np.float32, np.float64, np.int64, np.int32, np.bool_]
 _TEXTS = npst.arrays(object, npst.array_shapes(max_dims=3, max_side=3), elements=st.text(max_size=8))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(_ARRAYS)
 def test_numbers_survive_both_ways(array: np.ndarray) -> None:
     dtype = tf.as_dtype(array.dtype)
@@ -485,7 +485,7 @@ def test_numbers_survive_both_ways(array: np.ndarray) -> None:
         np.testing.assert_array_equal(shown, array)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(_TEXTS)
 def test_texts_survive_both_ways(texts: np.ndarray) -> None:
     encoded = [base64.b64encode(text.encode()).decode() for text in texts.ravel()]
@@ -502,7 +502,7 @@ def test_texts_survive_both_ways(texts: np.ndarray) -> None:
     assert columns["x_bytes"] == [row["x_bytes"] for row in rows] == in_base64.tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]",:1eNaInf-. x\\u', max_size=40).map(str.encode))
 def test_any_bytes_are_an_object_or_refused(body: bytes) -> None:
     outcome = answer_or_error(lambda: parse_body(body))
@@ -516,7 +516,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["instances", "inputs"]), _VALUES, st.sampled_from([X, NAMES, TWO]))
 def test_any_json_makes_tensors_or_is_refused(key: str, value: Any, definition: SignatureDef) -> None:
     outcome = answer_or_error(lambda: arrays(json.dumps({key: value}), definition))

@@ -20,7 +20,7 @@ def ids(count: int) -> np.ndarray:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_turned_or_stretched_space_has_not_drifted(seed: int, dim: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     previous = rng.normal(size=(count, dim))

@@ -39,7 +39,7 @@ def test_isotropy_of_equal_vectors_is_not_defined() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 8), st.floats(0.1, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_isotropy_is_numpys_and_minds_no_turn_shift_or_scale(seed: int, dim: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(40, dim)) * rng.uniform(0.2, 2, dim)

@@ -233,7 +233,7 @@ requests = st.builds(
 
 
 @given(asked=requests)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_filter_finds_what_numpy_finds(any_search: Searches, asked: Asked) -> None:
     found, scores = any_search(asked)
     expected, expected_scores = asked.expected()

@@ -80,7 +80,7 @@ def test_favourites_and_what_was_met_are_left_out(margin: float, ranks: tuple[in
     assert found.numpy().tolist() == [expected]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays.arrays(np.int32, (3, 6), elements=st.integers(0, 4)), st.integers(1, 8), st.integers(0, 9))
 def test_draws_are_places_of_the_list_each_at_most_once(ranked: np.ndarray, number: int, seed: int) -> None:
     drawn = draw(ranked, number, np.random.default_rng(seed))

@@ -303,7 +303,7 @@ graph_tokens = tf.function(lambda texts: tokens(texts, 40), input_signature=TEXT
 graph_prefixes = tf.function(lambda paths: category_prefixes(paths, 3), input_signature=TEXTS, autograph=False)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXT, min_size=1, max_size=8))
 def test_graph_makes_the_tokens_of_the_transform(texts: list[str]) -> None:
     made = graph_tokens(tf.constant([text.encode() for text in texts])).numpy()
@@ -322,7 +322,7 @@ def test_graph_reads_every_character_as_the_transform_does() -> None:
     assert [token.decode() for token in made] == ["".join(tokens) for tokens in expected]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.sampled_from(["A", "b", "", ">", " > ", "Ä"]), max_size=6).map(" > ".join), min_size=1))
 def test_graph_makes_the_category_prefixes_of_the_transform(paths: list[str]) -> None:
     made = graph_prefixes(tf.constant([path.encode() for path in paths])).numpy()
@@ -331,7 +331,7 @@ def test_graph_makes_the_category_prefixes_of_the_transform(paths: list[str]) ->
         assert [value.decode() for value in line] == prefixes + [""] * (3 - len(prefixes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(2**-20, 1e9, width=32), min_size=1))
 def test_graph_normalises_prices_as_the_transform_does(prices: list[float]) -> None:
     values = np.array(prices, np.float32)

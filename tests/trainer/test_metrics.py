@@ -75,7 +75,7 @@ def test_auc_is_undefined_where_everything_is_the_truth() -> None:
     assert np.isnan(auc(np.array([1]), Lists(np.array([0, 1]), np.array([2])), np.array([1])))[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), size=st.integers(3, 40), level=st.integers(1, 8))
 def test_metrics_agree_with_pytrec_eval_and_scikit_learn(seed: int, size: int, level: int) -> None:
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def test_metrics_agree_with_pytrec_eval_and_scikit_learn(seed: int, size: int, l
         assert ours["auc"][q] == pytest.approx(roc_auc_score(relevant[q], size - places[q]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000))
 def test_order_keys_sort_as_a_stable_sort_of_the_scores(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def test_order_keys_sort_as_a_stable_sort_of_the_scores(seed: int) -> None:
         assert not lists[query, len(kept) :].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), limit=st.integers(1, 40), asked=st.integers(1, 20))
 def test_limited_ranks_equal_the_full_ones_up_to_the_limit(seed: int, limit: int, asked: int) -> None:
     rng = np.random.default_rng(seed)
@@ -216,7 +216,7 @@ def test_gini_is_worked_by_hand() -> None:
     assert gini(np.array([0, 0])) == 0.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30))
 def test_gini_is_half_the_relative_mean_difference(values: list[int]) -> None:
     counts = np.array(values)

@@ -98,7 +98,7 @@ ENTRIES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ENTRIES, st.randoms(use_true_random=False))
 def test_propensities_are_bounded_and_do_not_depend_on_the_order_of_entries(
     entries: list[Entry], random: object

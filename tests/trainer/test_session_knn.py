@@ -91,7 +91,7 @@ def test_unknown_history_is_answered_by_popularity() -> None:
     assert np.argsort(-model.scores(asked_after([7], 8), 0, 1)[0]).tolist() == list(range(8))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sets(st.integers(2, 9), min_size=1), min_size=3, max_size=40), st.integers(1, 5))
 def test_scores_are_those_of_a_dense_search(histories: list[set[int]], neighbours: int) -> None:
     shoppers = {f"u{n}": [(row, 1 + n, VIEW) for row in sorted(held)] for n, held in enumerate(histories)}

@@ -154,7 +154,7 @@ INTERACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), INTERACTIONS, min_size=1), st.randoms(use_true_random=False)
 )

@@ -27,7 +27,7 @@ def test_ngrams_are_the_hashed_threes_and_fours_of_the_marked_word() -> None:
     assert not ngrams[1].any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(min_size=1, max_size=40))
 def test_any_word_has_as_many_parts_as_letters_allow(word: str) -> None:
     ngrams = hashed_ngrams(tf.constant([word.encode("utf-8", "ignore")]), BUCKETS).numpy()[0]

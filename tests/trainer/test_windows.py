@@ -135,7 +135,7 @@ def test_the_request_of_a_window_is_when_its_newest_target_came() -> None:
     assert seen == {frozenset({0, 1_001}), frozenset({1_000, 1_002, 0})}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=8),
     st.integers(1, 20),

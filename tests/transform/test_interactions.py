@@ -1,5 +1,6 @@
 """The rules of one bucket: order, duplicates, sessions, collapsing, baskets, split."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transform.small_tables import START, event, table
-from transform.interactions import Bucket, Rules, build_bucket
+from transform.interactions import DROPS, Bucket, Rules, build_bucket
 from transform.tables import EVENT_TYPES
 
 HISTORY = frozenset(EVENT_TYPES[name] for name in ("view", "click", "add_to_cart", "purchase"))
@@ -332,7 +333,23 @@ EVENTS = st.lists(
     min_size=1,
     max_size=25,
 )
-RULES = st.sampled_from([LEAVE_ONE_OUT, by_time(2, 4_000), by_time(1, 2)])
+STRICT = {
+    "session_resets": frozenset([EVENT_TYPES["click"]]),
+    "max_daily_events": 6,
+    "min_dwell_seconds": 2,
+    "max_session_length": 2,
+    "min_session_length": 2,
+}
+RULES = st.sampled_from(
+    [
+        LEAVE_ONE_OUT,
+        by_time(2, 4_000),
+        by_time(1, 2),
+        replace(LEAVE_ONE_OUT, max_session_length=1, session_resets=frozenset([EVENT_TYPES["impression"]])),
+        replace(LEAVE_ONE_OUT, **STRICT),
+        replace(by_time(2, 4_000), **STRICT),
+    ]
+)
 
 
 def expected(rows: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
@@ -347,13 +364,27 @@ def expected(rows: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
         for row in events:
             if all({**row, "row": 0} != {**other, "row": 0} for other in unique):
                 unique.append(row)
-        number_sessions(unique)
+        if rules.max_daily_events and is_robot([row["timestamp"] for row in unique], rules.max_daily_events):
+            continue
+        number_sessions(unique, rules)
         history = [row for row in unique if EVENT_TYPES[row["type"]] in rules.history_types]
+        history = [row for row in history if not bounces(row, unique, rules.min_dwell_seconds)]
         found += [(user, *interaction) for interaction in merge(history, rules)]
     return found
 
 
-def number_sessions(events: list[dict[str, Any]]) -> None:
+def is_robot(times: list[int], limit: int) -> bool:
+    return any(sum(0 <= other - time < 86_400 for other in times) > limit for time in times)
+
+
+def bounces(row: dict[str, Any], events: list[dict[str, Any]], seconds: int) -> bool:
+    later = events[events.index(row) + 1 :]
+    following = [other for other in later if other["number"] == row["number"] and other["type"] != "impression"]
+    looks = row["type"] in ("view", "click")
+    return looks and bool(following) and following[0]["timestamp"] - row["timestamp"] < seconds
+
+
+def number_sessions(events: list[dict[str, Any]], rules: Rules) -> None:
     named: dict[Any, int] = {}
     count, last, unnamed = 0, None, None
     for row in events:
@@ -362,7 +393,7 @@ def number_sessions(events: list[dict[str, Any]]) -> None:
                 named[row["session"]], count = count, count + 1
             row["number"] = named[row["session"]]
             continue
-        if last is None or row["timestamp"] - last > 1_800:
+        if last is None or row["timestamp"] - last > 1_800 or EVENT_TYPES[row["type"]] in rules.session_resets:
             unnamed, count = count, count + 1
         row["number"], last = unnamed, row["timestamp"]
 
@@ -399,6 +430,22 @@ def merge(history: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
         way_in = next((other for other in group if other["position"]), row)
         place = way_in["surface"], way_in["position"] or 0
         found.append((row["item_id"], EVENT_TYPES[row["type"]], labels, row["timestamp"], *place))
+    sessions = divide([(row["number"], basket(row)) for row, _ in chosen], rules.max_session_length)
+    keys = [(session, span_of(row, rules)) for session, (row, _) in zip(sessions, chosen, strict=True)]
+    return [one for one, key in zip(found, keys, strict=True) if keys.count(key) >= rules.min_session_length]
+
+
+def divide(interactions: list[tuple[int, Any]], longest: int) -> list[Any]:
+    """Session and part of each interaction, given as session and basket."""
+    if not longest:
+        return [session for session, _ in interactions]
+    found: list[Any] = []
+    for place, (session, basket) in enumerate(interactions):
+        before = [other for other, _ in interactions[:place]]
+        part = before.count(session) // longest
+        first = interactions.index((session, basket))
+        # In the part of the first of its basket.
+        found.append((session, found[first][1] if first < place else part))
     return found
 
 
@@ -416,8 +463,7 @@ def test_whole_columns_give_what_one_event_after_the_other_gives(rows: list[dict
 @given(EVENTS, RULES)
 def test_no_event_is_lost_or_doubled(rows: list[dict[str, Any]], rules: Rules) -> None:
     counts = build(rows, rules).counts
-    drops = ("duplicates", "impressions", "searches", "other_types", "collapsed")
-    assert counts["interactions"] + sum(counts[name] for name in drops) == len(rows)
+    assert counts["interactions"] + sum(counts[name] for name in DROPS) == len(rows)
     spans = ("train", "validation", "test")
     assert sum(counts[f"{span}_interactions"] for span in spans) == counts["interactions"]
 
@@ -427,7 +473,7 @@ def test_positions_count_each_training_impression_and_click_once(rows: list[dict
     bucket = build(rows, rules)
     clicked = [row for row in bucket.interactions.to_pylist() if row["span"] == 0 and row["position"]]
     assert sum(row["clicks"] for row in bucket.positions.to_pylist()) == len(clicked)
-    if rules.cuts:
+    if rules.cuts and not bucket.counts["robots"]:
         before = [row for row in rows if row["type"] == "impression" and row["timestamp"] < rules.cuts[0]]
         shown = {tuple(row.values()) for row in before if row["position"]}
         assert sum(row["impressions"] for row in bucket.positions.to_pylist()) == len(shown)

@@ -255,7 +255,7 @@ def test_impossible_questions_are_refused(oracle: Oracle) -> None:
         oracle.choice_probabilities(ids(0), now, [late])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 10_000), st.integers(1, 5_000)), min_size=1, max_size=30))
 def test_sessions_of_a_shopper_are_moved_apart_and_never_earlier(visits: list[tuple[int, int, int]]) -> None:
     visits = sorted(visits)
