@@ -64,10 +64,7 @@ def decode_tensor(alias: str, proto: TensorProto, spec: TensorSpec) -> np.ndarra
     shape = shape_of(proto.tensor_shape)
     if shape is None or min(shape, default=0) < 0:
         raise invalid_argument(f"tensor parsing error: {alias}: every size must be known")
-    if not spec.accepts(proto.dtype, shape):
-        raise invalid_argument(
-            f'input "{alias}" must be {spec}, received {_type_name(proto.dtype)} {list(shape)}',
-        )
+    check_shape(alias, spec, proto.dtype, shape)
     elements = math.prod(shape)
     if elements > MAX_INPUT_ELEMENTS:
         raise invalid_argument(
@@ -78,6 +75,16 @@ def decode_tensor(alias: str, proto: TensorProto, spec: TensorSpec) -> np.ndarra
     except ValueError as error:
         # More values, or bytes, than the shape has room for.
         raise invalid_argument(f"tensor parsing error: {alias}: {error}") from None
+
+
+def check_shape(alias: str, spec: TensorSpec, dtype: int, shape: Sequence[int]) -> None:
+    """Whether a tensor of this DataType number and shape may be fed.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT that names the input, what is expected and what came.
+    """
+    if not spec.accepts(dtype, shape):
+        raise invalid_argument(f'input "{alias}" must be {spec}, received {_type_name(dtype)} {list(shape)}')
 
 
 def encode_tensor(values: np.ndarray, dtype: tf.DType, proto: TensorProto) -> None:

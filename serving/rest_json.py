@@ -20,15 +20,18 @@ import tensorflow as tf
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 
 from serving.errors import RequestError, invalid_argument
-from serving.predict import MAX_INPUT_ELEMENTS, flat_array
+from serving.predict import MAX_INPUT_ELEMENTS, check_shape, flat_array
+from serving.servable import tensor_spec
 
 # Characters of a value that an error message shows.
 _SHOWN = 256
+# A value of more elements is looked at only if it has the shape that the signature asks for.
+_LOOKED_AT_FIRST = 10_000
 # What the parser says, and what TensorFlow Serving's says in its place; anything else is "Invalid value."
 _PARSE_ERRORS = {
     "unexpected content after document": "The document root must not be followed by other values.",
@@ -174,12 +177,13 @@ def _from_rows(instances: list[Any], signature: SignatureDef) -> dict[str, Tenso
             raise invalid_argument(f"{found} at item {number} of input list")
     if not objects:
         (name,) = signature.inputs
+        _check_large(name, instances, signature.inputs[name])
         return {name: _stacked(instances, signature.inputs[name].dtype, "")}
     _check_keys(instances, signature)
-    return {
-        name: _stacked([instance[name] for instance in instances], signature.inputs[name].dtype, f" key: {name}")
-        for name in instances[0]
-    }
+    columns = {name: [instance[name] for instance in instances] for name in instances[0]}
+    for name, column in columns.items():
+        _check_large(name, column, signature.inputs[name])
+    return {name: _stacked(column, signature.inputs[name].dtype, f" key: {name}") for name, column in columns.items()}
 
 
 def _check_keys(instances: list[dict[str, Any]], signature: SignatureDef) -> None:
@@ -236,14 +240,24 @@ def _from_columns(inputs: Any, signature: SignatureDef) -> dict[str, TensorProto
                 "tensorinfo_map"
             )
         (name,) = signature.inputs
-        return {name: _tensor(inputs, signature.inputs[name].dtype)}
+        inputs = {name: inputs}
     # TensorFlow Serving overlooks names that the signature doesn't have. Beside an input that is missing, such a name
     # is probably the missing one misspelt, and its default would be a wrong answer.
     optional = signature.defaults.keys() if inputs.keys() <= signature.inputs.keys() else ()
     for name in sorted(signature.inputs):
         if name not in inputs and name not in optional:
             raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _tensor(inputs[name], info.dtype) for name, info in signature.inputs.items() if name in inputs}
+    given = {name: info for name, info in signature.inputs.items() if name in inputs}
+    for name, info in given.items():
+        _check_large(name, inputs[name], info)
+    return {name: _tensor(inputs[name], info.dtype) for name, info in given.items()}
+
+
+def _check_large(alias: str, value: Any, info: TensorInfo) -> None:
+    """Refuses a large value by its shape before its elements are looked at, for which all other requests would wait."""
+    shape = _shape(value)
+    if math.prod(shape) > _LOOKED_AT_FIRST:
+        check_shape(alias, tensor_spec(info), info.dtype, shape)
 
 
 def _tensor(value: Any, dtype: int) -> TensorProto:

@@ -215,13 +215,14 @@ def _returns_tensors(definition: SignatureDef) -> bool:
 def _signature(name: str, definition: SignatureDef) -> Signature:
     return Signature(
         name=name,
-        inputs={alias: _tensor_spec(info) for alias, info in sorted(definition.inputs.items())},
-        outputs={alias: _tensor_spec(info) for alias, info in sorted(definition.outputs.items())},
+        inputs={alias: tensor_spec(info) for alias, info in sorted(definition.inputs.items())},
+        outputs={alias: tensor_spec(info) for alias, info in sorted(definition.outputs.items())},
         defaults={alias: tf.make_ndarray(proto) for alias, proto in definition.defaults.items()},
     )
 
 
-def _tensor_spec(info: TensorInfo) -> TensorSpec:
+def tensor_spec(info: TensorInfo) -> TensorSpec:
+    """What a SignatureDef says of one tensor."""
     return TensorSpec(info.name, tf.dtypes.as_dtype(info.dtype), shape_of(info.tensor_shape))
 
 

@@ -42,7 +42,13 @@ class Products:
     """What an index is built over."""
 
     vectors: np.ndarray  # float32 [V, D], of every catalogue row
-    rows: np.ndarray  # int32 [N] that may be found
+    rows: np.ndarray  # int32 [N] that may be found, ascending
+
+    def indexed(self) -> np.ndarray:
+        """Vectors of those rows, float32 [N, D]; no copy where they are all of a range."""
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        whole = len(self.rows) == last - first + 1
+        return self.vectors[first : last + 1] if whole else self.vectors[self.rows]
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def build_index(
     kind: IndexKind, products: Products, width: int, queries: IndexQueries, config: ExportConfig
 ) -> tuple[Index, dict[str, Any]]:
     """The index of stage one, asked for `width` neighbours, and its part of index.json."""
-    vectors = products.vectors[products.rows]
+    vectors = products.indexed()
     start = time.perf_counter()
     index = make_index(kind, width, config, products.vectors).index(vectors, products.rows, queries.building)
     # After the index, whose building needs several times the memory of the vectors for a while.
@@ -181,7 +187,7 @@ def build_index(
 
 def index_of_styles(kind: IndexKind, styles: Products, width: int, config: ExportConfig) -> Index:
     """An index as that of stage one over styles of products; tuned with styles as queries."""
-    vectors = styles.vectors[styles.rows]
+    vectors = styles.indexed()
     chosen = np.random.default_rng(0).permutation(len(vectors))[: 2 * _TUNING_QUERIES]
     queries = IndexQueries({}, {PRODUCTS: vectors[chosen]})
     index = make_index(kind, width, config, styles.vectors).index(vectors, styles.rows, queries.building)

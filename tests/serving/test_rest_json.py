@@ -131,6 +131,19 @@ def test_all_instances_name_the_same_inputs() -> None:
     )
 
 
+def test_large_value_of_a_wrong_shape_is_refused_before_its_elements_are_read() -> None:
+    pairs = signature(x=tf.float32)
+    for size in (-1, 2):
+        pairs.inputs["x"].tensor_shape.dim.add(size=size)
+    pairs.inputs["x"].tensor_shape.unknown_rank = False
+    # Its elements are no numbers, which is said of small values.
+    small, large = (json.dumps(["a"] * count) for count in (3, 100_000))
+    assert "is not of expected type" in refused(f'{{"instances": [{small}]}}', pairs)
+    expected = 'input "x" must be float32 [?, 2], received float32 [1, 100000]'
+    for body in (f'{{"instances": [{large}]}}', f'{{"instances": [{{"x": {large}}}]}}', f'{{"inputs": [{large}]}}'):
+        assert refused(body, pairs) == expected
+
+
 def test_unknown_input_is_named() -> None:
     assert refused('{"instances": [{"y": 1}]}', X) == (
         "Failed to process element: 0 key: y of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have "
