@@ -1,5 +1,6 @@
 """Arrow IPC files on Beam's file systems, and the buffer that spills tables to them by partition."""
 
+import errno
 import json
 import uuid
 from collections.abc import Iterator
@@ -11,17 +12,29 @@ from apache_beam.io.filesystems import FileSystems
 
 # What a worker holds of spilled rows before it writes them.
 SPILL_BYTES = 64 * 2**20
+# No room on the disk, in the user's quota, or in one file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def replaced_when_whole(path: str) -> Iterator[BinaryIO]:
-    """A file to write that gets the name `path` only when all is written; after an error nothing has that name."""
+    """A file to write that gets the name `path` only when all is written; after an error nothing has that name.
+
+    Raises:
+        OSError: it cannot be written; names the file and what to do where there is no room.
+    """
     folder, _ = FileSystems.split(path)
     if not FileSystems.exists(folder):
         FileSystems.mkdirs(folder)
     temporary = f"{path}.{uuid.uuid4().hex}.partial"
-    with FileSystems.create(temporary) as file:
-        yield file
+    try:
+        with FileSystems.create(temporary) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        advice = "Make room, then run the same command again: it clears what this attempt left."
+        raise OSError(error.errno, f"{error.strerror}: {path} was not written. {advice}") from error
     FileSystems.rename([temporary], [path])
 
 

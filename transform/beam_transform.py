@@ -13,8 +13,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json, write_table
+from transform.beam_pipeline import beam_pipeline
 from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
-from transform.config import BeamConfig, TransformConfig
+from transform.config import TransformConfig
 from transform.content_faults import fault_sentences, picture_limits
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import DROPS, SPANS, Rules
@@ -175,19 +174,6 @@ def _clear(output: Path) -> None:
         file.unlink()
 
 
-@contextmanager
-def _pipeline(config: BeamConfig, name: str) -> Iterator[beam.Pipeline]:
-    """A pipeline on the configured runner; runs when the block ends, and says how long it took.
-
-    `beam.Create` spreads its elements over the workers by itself: no reshuffle follows it anywhere here.
-    """
-    start = time.monotonic()
-    options = PipelineOptions([f"--runner={config.runner}", *config.options])
-    with beam.Pipeline(options=options) as pipeline:
-        yield pipeline
-    logger.info("%s: done in %.1f s", name, time.monotonic() - start)
-
-
 class _MergeCounts(beam.CombineFn):
     """Sums dictionaries of counts."""
 
@@ -232,7 +218,7 @@ def _sorted_files(partition: str, files: Iterable[str]) -> tuple[str, list[str]]
 def _read(events: Source, items: Source | None, places: _Places, config: TransformConfig) -> dict[str, Report]:
     """Reports by table, after the bad rows have been judged."""
     rows = EventRows(int(time.time()), config.max_future_hours * 3600, config.buckets, config.history_types)
-    with _pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
+    with beam_pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
         _add_reading(pipeline, events, rows, places)
         if items:
             _add_reading(pipeline, items, ItemRows(picture_limits(config)), places)
@@ -298,7 +284,7 @@ def check_report(
 def _first_letter(dead_letters: Path, source: Source) -> str:
     """Place and reason of the first bad row of a table."""
     for group in source.groups:
-        file = dead_letters / letters_file(group)
+        file = dead_letters / letters_file(source.name, group)
         if file.is_file():
             with file.open(encoding="utf-8") as lines:
                 letter = json.loads(next(lines))
@@ -328,7 +314,7 @@ def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> di
     """Counts over all buckets, see transform/interactions.py."""
     files = read_json(places.summary("events-files"))
     spilled = [(int(partition), paths) for partition, paths in sorted(files.items())]
-    with _pipeline(config.beam, "Transform 2/4, ordering and splitting interactions") as pipeline:
+    with beam_pipeline(config.beam, "Transform 2/4, ordering and splitting interactions") as pipeline:
         _ = (
             pipeline
             | "Buckets" >> beam.Create(spilled)
@@ -431,7 +417,7 @@ def _content(
     if rows:
         known_before = rules.cuts[0] if rules.cuts else None
         part = PartItems(places.catalogue, places.spilled("content"), known_before, config)
-        with _pipeline(config.beam, f"Transform 3/4, content of {len(catalogue):,} products") as pipeline:
+        with beam_pipeline(config.beam, f"Transform 3/4, content of {len(catalogue):,} products") as pipeline:
             spilled = pipeline | "Products" >> beam.Create(rows) | "Part products" >> beam.ParDo(part)
             _write_manifest(spilled, "content", places.summary("content-files"))
         files = read_json(places.summary("content-files"))
@@ -519,7 +505,7 @@ def _write(
     )
     write_items = WriteItems(places.catalogue, places.output, shards, schema)
     label = f"Transform 4/4, writing {counts['users']:,} sequences and {len(catalogue):,} products"
-    with _pipeline(config.beam, label) as pipeline:
+    with beam_pipeline(config.beam, label) as pipeline:
         _ = (
             pipeline
             | "Shards" >> beam.Create([(number, files.get(f"{number:05d}", [])) for number in range(shards)])

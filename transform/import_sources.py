@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _FORMATS: dict[str, FileFormat] = {
     ".pq": "parquet",
 }
 _COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4", ".br")
+# What the readers of compressed files raise beside OSError: at an early end, and at bytes that cannot be.
+_DAMAGED = (EOFError, zlib.error)
 _BLOCK_BYTES = 8 << 20
 _BATCH_ROWS = 65_536
 _SHOWN_TEXT = 500
@@ -214,7 +217,7 @@ def _line_blocks(path: Path) -> Iterator[list[bytes]]:
         while True:
             try:
                 block = stream.readlines(_BLOCK_BYTES)
-            except (OSError, EOFError) as error:
+            except (OSError, *_DAMAGED) as error:
                 raise DataError(f"{path}: the file is damaged or cut off: {error}.") from error
             if not block:
                 return
@@ -229,7 +232,7 @@ def _csv_header(path: Path, options: ReadOptions) -> list[str]:
         # The first block goes beyond the header; a wrong byte there is a matter of its row.
         with io.TextIOWrapper(_open_bytes(path), encoding=encoding, errors="replace", newline="") as text:
             names = [name.strip() for name in next(csv.reader(text, delimiter=_delimiter(path, options)), [])]
-    except (OSError, EOFError) as error:
+    except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: the file is damaged or cut off: {error}.") from error
     if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
         raise DataError(_encoding_advice(path, options, f"the header reads {names}"))
@@ -321,7 +324,7 @@ def _csv_batches(path: Path, options: ReadOptions) -> Iterator[SourceBatch]:
             )
             for block in reader:
                 yield _csv_batch(block, counter, options)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(_encoding_advice(path, options, error)) from error

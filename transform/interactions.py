@@ -168,11 +168,13 @@ _FLOATS = ("quantity", "price", "propensity")
 
 
 def _codes(table: pa.Table, column: str) -> tuple[np.ndarray, pa.Array]:
-    """Codes int32 [rows] (-1 = null) and their values; all absent if there is no such column."""
+    """Codes int32 [rows] (-1 = null or empty) and their values; all absent if there is no such column."""
     if column not in table.column_names:
         return np.full(table.num_rows, _ABSENT, np.int32), pa.array([], pa.string())
     encoded = table.column(column).combine_chunks().dictionary_encode()
-    return pc.fill_null(encoded.indices, _ABSENT).to_numpy(), encoded.dictionary
+    codes = pc.fill_null(encoded.indices, _ABSENT).to_numpy()
+    empty = pc.index(encoded.dictionary, "").as_py()
+    return np.where(codes == empty, _ABSENT, codes) if empty >= 0 else codes, encoded.dictionary
 
 
 def _numbers(table: pa.Table, column: str, dtype: type[np.generic]) -> np.ndarray:

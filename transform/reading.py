@@ -309,11 +309,13 @@ class ReadRows(beam.DoFn):
                 report = report.merge(_report(self._rows, table, good, bad, faults))
                 for partition, part in self._rows.parts(good):
                     yield from self._spill.add(partition, part)
-        except (pa.ArrowInvalid, OSError, DataError) as error:
+        except _UnreadableError as error:
             # Told as data: an exception would reach the driver as a traceback in a string.
-            report.failures.append(_failure(group, error))
+            report.failures.append(str(error))
         if rejected:
-            write_dead_letters(FileSystems.join(self._dead_letter_folder, letters_file(group)), rejected)
+            write_dead_letters(
+                FileSystems.join(self._dead_letter_folder, letters_file(self._rows.name, group)), rejected
+            )
         yield beam.pvalue.TaggedOutput(REPORTS, report)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -332,8 +334,8 @@ def read_whole(source: Source, rows: Rows, dead_letter_folder: Path) -> tuple[pa
     for group in source.groups:
         try:
             tables += _batches(group, rows)
-        except (pa.ArrowInvalid, OSError, DataError) as error:
-            return pa.table({}), Report(failures=[_failure(group, error)])
+        except _UnreadableError as error:
+            return pa.table({}), Report(failures=[str(error)])
     table = pa.concat_tables(tables)
     good, bad = rows.check(table)
     places = bad["row"].to_numpy()
@@ -341,19 +343,31 @@ def read_whole(source: Source, rows: Rows, dead_letter_folder: Path) -> tuple[pa
         stop = group.first_row + group.rows
         letters = _dead_letters(group, bad.filter(pa.array((places >= group.first_row) & (places < stop))))
         if letters:
-            write_dead_letters(str(dead_letter_folder / letters_file(group)), letters)
+            write_dead_letters(str(dead_letter_folder / letters_file(rows.name, group)), letters)
     good, faults = rows.clean(good)
     return good, _report(rows, table, good, bad, faults)
 
 
+class _UnreadableError(ValueError):
+    """A row group that cannot be read: names the file, the group and what the reader met."""
+
+
 def _batches(group: RowGroup, rows: Rows) -> Iterator[pa.Table]:
-    """Canonical tables with the column `row`, the place over all files."""
-    with FileSystems.open(group.path) as file:
-        first = group.first_row
-        for batch in pq.ParquetFile(file).iter_batches(rows.batch_rows, row_groups=[group.number]):
-            table = conform(pa.Table.from_batches([batch]), rows.name, group.path)
-            yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
-            first += table.num_rows
+    """Canonical tables with the column `row`, the place over all files.
+
+    Raises:
+        _UnreadableError: the row group is damaged, or not of the table. What a caller meets with a batch, a full disk
+            for example, is none.
+    """
+    try:
+        with FileSystems.open(group.path) as file:
+            first = group.first_row
+            for batch in pq.ParquetFile(file).iter_batches(rows.batch_rows, row_groups=[group.number]):
+                table = conform(pa.Table.from_batches([batch]), rows.name, group.path)
+                yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
+                first += table.num_rows
+    except (pa.ArrowException, OSError, DataError) as error:
+        raise _UnreadableError(f"{group.path}, row group {group.number}: cannot be read: {error}.") from error
 
 
 def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table, faults: dict[str, int]) -> Report:
@@ -364,13 +378,9 @@ def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table, faults: 
     return report
 
 
-def _failure(group: RowGroup, error: Exception) -> str:
-    return f"{group.path}, row group {group.number}: cannot be read: {error}."
-
-
-def letters_file(group: RowGroup) -> str:
-    """Name of the dead letters of one row group."""
-    return f"{Path(group.path).stem}-{group.number:05d}.jsonl"
+def letters_file(table: str, group: RowGroup) -> str:
+    """Name of the dead letters of one row group; files of two tables may have one name in their folders."""
+    return f"{table}-{Path(group.path).stem}-{group.number:05d}.jsonl"
 
 
 def _dead_letters(group: RowGroup, bad: pa.Table) -> list[dict[str, Any]]:
