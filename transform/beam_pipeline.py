@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,14 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_fn_api_pb2
-from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
+    BeamFnControlServicer,
+    SubprocessSdkWorkerHandler,
+    WorkerHandler,
+)
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
+from transform.checks import DataError
 from transform.config import BeamConfig
 
 logger = logging.getLogger(__name__)
@@ -33,20 +39,25 @@ def beam_pipeline(config: BeamConfig, name: str) -> Iterator[beam.Pipeline]:
         name: what the pipeline does, for the log and for errors.
 
     Raises:
-        RuntimeError: a worker met an exception or ended; the message is one sentence, the cause is Beam's own report.
+        DataError: as a worker met it.
+        RuntimeError: a worker met another exception, or ended; the message is one sentence, the cause Beam's report.
     """
     start = time.monotonic()
     options = PipelineOptions([f"--runner={config.runner}", *config.options])
     try:
         with beam.Pipeline(options=options) as pipeline:
             yield pipeline
-    except RuntimeError as error:
-        raise RuntimeError(f"{name}: {_told(str(error))}") from error
+    except DataError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{name}: {_told(error)}") from error
     logger.info("%s: done in %.1f s", name, time.monotonic() - start)
 
 
-def _told(report: str) -> str:
-    """The exception at the end of a traceback that came as text, and the step in which it arose."""
+def _told(error: Exception) -> str:
+    """The exception that a worker met, and the step in which it arose."""
+    # Of another process it comes as the text of its traceback, in a RuntimeError.
+    report = str(error) if isinstance(error, RuntimeError) else "".join(traceback.format_exception_only(error))
     lines = [line for line in report.strip().splitlines() if line and not line.startswith((" ", "During handling"))]
     last = lines[-1] if lines else report
     found = _STEP.search(last)
@@ -69,6 +80,8 @@ class WatchedWorkerHandler(SubprocessSdkWorkerHandler):
     def stop_worker(self) -> None:
         """Waits for the process, which ends once it is told that nothing more comes."""
         self._stopped.set()
+        # Beam tells only a process that has connected: one that still starts would wait for work for ever.
+        self.control_conn.push(BeamFnControlServicer._DONE_MARKER)
         super().stop_worker()
 
     def _run(self) -> None:
