@@ -1,17 +1,13 @@
 """The rules of one bucket: order, duplicates, sessions, collapsing, baskets, split."""
 
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.transform.small_tables import START, event, table
-from transform.interactions import DROPS, Bucket, Rules, build_bucket
+from transform.interactions import Bucket, Rules, build_bucket
 from transform.tables import EVENT_TYPES
 
 HISTORY = frozenset(EVENT_TYPES[name] for name in ("view", "click", "add_to_cart", "purchase"))
@@ -63,6 +59,15 @@ def test_events_that_differ_in_any_column_are_no_duplicates() -> None:
     bucket = build([first, first | {"quantity": 2}, first | {"device": None}, first | {"price": None}])
     assert bucket.counts["duplicates"] == 0
     assert bucket.counts["collapsed"] == 3
+
+
+def test_an_empty_text_says_nothing_as_a_missing_one_does() -> None:
+    first, second = event("a", "x", 1, device="", session=""), event("a", "x", 1, device=None, session=None)
+    bucket = build([first, second, event("a", "y", 9_000, device="", session="")])
+    assert bucket.counts["duplicates"] == 1
+    assert column(bucket, "session") == [0, 1]
+    assert column(bucket, "device") == [None, None]
+    assert sum(bucket.contexts["count"].to_pylist()) == 0
 
 
 def test_events_that_differ_in_the_columns_kept_as_fingerprint_are_no_duplicates() -> None:
@@ -313,208 +318,6 @@ def test_a_shop_without_positions_has_none_to_count() -> None:
     bucket = build([event("a", "x", 1, "impression"), event("a", "x", 2)])
     assert bucket.positions.num_rows == 0
     assert {"position", "surface", "propensity"}.isdisjoint(bucket.interactions.column_names)
-
-
-# --- against the rules written event by event
-
-EVENTS = st.lists(
-    st.builds(
-        lambda user, item, seconds, type, order, session, place: event(
-            user, item, seconds, type, order=order, session=session, surface=place[0], position=place[1]
-        ),
-        st.sampled_from("ab"),
-        st.sampled_from("xyz"),
-        st.sampled_from([0, 1, 2, 1_700, 1_801, 4_000, 9_000]),
-        st.sampled_from(["view", "click", "impression", "add_to_cart", "purchase"]),
-        st.sampled_from([None, None, None, "o1", "o2"]),
-        st.sampled_from([None, None, "s1", "s2"]),
-        st.sampled_from([(None, None), ("home", 1), ("home", 2), ("search", 1)]),
-    ),
-    min_size=1,
-    max_size=25,
-)
-STRICT = {
-    "session_resets": frozenset([EVENT_TYPES["click"]]),
-    "max_daily_events": 6,
-    "min_dwell_seconds": 2,
-    "max_session_length": 2,
-    "min_session_length": 2,
-}
-RULES = st.sampled_from(
-    [
-        LEAVE_ONE_OUT,
-        by_time(2, 4_000),
-        by_time(1, 2),
-        replace(LEAVE_ONE_OUT, max_session_length=1, session_resets=frozenset([EVENT_TYPES["impression"]])),
-        replace(LEAVE_ONE_OUT, **STRICT),
-        replace(by_time(2, 4_000), **STRICT),
-    ]
-)
-
-
-def expected(rows: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
-    """user, item, type, label, time, surface and position of every interaction, one event after the other."""
-    found = []
-    numbered = [row | {"row": place} for place, row in enumerate(rows)]
-    for user in sorted({row["user_id"] for row in rows}):
-        events = sorted(
-            (row for row in numbered if row["user_id"] == user), key=lambda row: (row["timestamp"], row["row"])
-        )
-        unique: list[dict[str, Any]] = []
-        for row in events:
-            if all({**row, "row": 0} != {**other, "row": 0} for other in unique):
-                unique.append(row)
-        if rules.max_daily_events and is_robot([row["timestamp"] for row in unique], rules.max_daily_events):
-            continue
-        number_sessions(unique, rules)
-        history = [row for row in unique if EVENT_TYPES[row["type"]] in rules.history_types]
-        history = [row for row in history if not bounces(row, unique, rules.min_dwell_seconds)]
-        found += [(user, *interaction) for interaction in merge(history, rules)]
-    return found
-
-
-def is_robot(times: list[int], limit: int) -> bool:
-    return any(sum(0 <= other - time < 86_400 for other in times) > limit for time in times)
-
-
-def bounces(row: dict[str, Any], events: list[dict[str, Any]], seconds: int) -> bool:
-    later = events[events.index(row) + 1 :]
-    following = [other for other in later if other["number"] == row["number"] and other["type"] != "impression"]
-    looks = row["type"] in ("view", "click")
-    return looks and bool(following) and following[0]["timestamp"] - row["timestamp"] < seconds
-
-
-def number_sessions(events: list[dict[str, Any]], rules: Rules) -> None:
-    named: dict[Any, int] = {}
-    count, last, unnamed = 0, None, None
-    for row in events:
-        if row["session"] is not None:
-            if row["session"] not in named:
-                named[row["session"]], count = count, count + 1
-            row["number"] = named[row["session"]]
-            continue
-        if last is None or row["timestamp"] - last > 1_800 or EVENT_TYPES[row["type"]] in rules.session_resets:
-            unnamed, count = count, count + 1
-        row["number"], last = unnamed, row["timestamp"]
-
-
-def merge(history: list[dict[str, Any]], rules: Rules) -> list[tuple[Any, ...]]:
-    def basket(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["timestamp"], row["order"]
-
-    def first(row: dict[str, Any], same: Any) -> int:
-        return next(place for place, other in enumerate(history) if same(row) == same(other))
-
-    def key(row: dict[str, Any]) -> tuple[int, ...]:
-        return row["number"], first(row, basket), first(row, lambda r: (basket(r), r["item_id"])), row["row"]
-
-    groups: list[list[dict[str, Any]]] = []
-    for row in sorted(history, key=key):
-        before = groups[-1] if groups else []
-        orders = [other["order"] for other in before if other["order"] is not None]
-        joins = (
-            before
-            and (before[-1]["number"], before[-1]["item_id"]) == (row["number"], row["item_id"])
-            and span_of(before[-1], rules) == span_of(row, rules)
-            and (row["order"] is None or not orders or orders[-1] == row["order"])
-        )
-        if joins:
-            before.append(row)
-        else:
-            groups.append([row])
-    chosen = [(max(group, key=lambda row: EVENT_TYPES[row["type"]]), group) for group in groups]
-    chosen.sort(key=lambda pair: (first(pair[0], basket), history.index(pair[0])))
-    found = []
-    for row, group in chosen:
-        labels = sum({1 << EVENT_TYPES[other["type"]] for other in group})
-        way_in = next((other for other in group if other["position"]), row)
-        place = way_in["surface"], way_in["position"] or 0
-        found.append((row["item_id"], EVENT_TYPES[row["type"]], labels, row["timestamp"], *place))
-    sessions = divide([(row["number"], basket(row)) for row, _ in chosen], rules.max_session_length)
-    keys = [(session, span_of(row, rules)) for session, (row, _) in zip(sessions, chosen, strict=True)]
-    return [one for one, key in zip(found, keys, strict=True) if keys.count(key) >= rules.min_session_length]
-
-
-def divide(interactions: list[tuple[int, Any]], longest: int) -> list[Any]:
-    """Session and part of each interaction, given as session and basket."""
-    if not longest:
-        return [session for session, _ in interactions]
-    found: list[Any] = []
-    for place, (session, basket) in enumerate(interactions):
-        before = [other for other, _ in interactions[:place]]
-        part = before.count(session) // longest
-        first = interactions.index((session, basket))
-        # In the part of the first of its basket.
-        found.append((session, found[first][1] if first < place else part))
-    return found
-
-
-def span_of(row: dict[str, Any], rules: Rules) -> int:
-    return sum(row["timestamp"] >= cut for cut in rules.cuts) if rules.cuts else 0
-
-
-@given(EVENTS, RULES)
-def test_whole_columns_give_what_one_event_after_the_other_gives(rows: list[dict[str, Any]], rules: Rules) -> None:
-    names = ("user_id", "item_id", "type", "label", "timestamp", "surface", "position")
-    found = build(rows, rules)
-    assert list(zip(*(column(found, name) for name in names), strict=True)) == expected(rows, rules)
-
-
-@given(EVENTS, RULES)
-def test_no_event_is_lost_or_doubled(rows: list[dict[str, Any]], rules: Rules) -> None:
-    counts = build(rows, rules).counts
-    assert counts["interactions"] + sum(counts[name] for name in DROPS) == len(rows)
-    spans = ("train", "validation", "test")
-    assert sum(counts[f"{span}_interactions"] for span in spans) == counts["interactions"]
-
-
-@given(EVENTS, RULES)
-def test_positions_count_each_training_impression_and_click_once(rows: list[dict[str, Any]], rules: Rules) -> None:
-    bucket = build(rows, rules)
-    clicked = [row for row in bucket.interactions.to_pylist() if row["span"] == 0 and row["position"]]
-    assert sum(row["clicks"] for row in bucket.positions.to_pylist()) == len(clicked)
-    if rules.cuts and not bucket.counts["robots"]:
-        before = [row for row in rows if row["type"] == "impression" and row["timestamp"] < rules.cuts[0]]
-        shown = {tuple(row.values()) for row in before if row["position"]}
-        assert sum(row["impressions"] for row in bucket.positions.to_pylist()) == len(shown)
-
-
-@given(EVENTS, RULES)
-def test_no_training_interaction_is_later_than_one_held_out(rows: list[dict[str, Any]], rules: Rules) -> None:
-    bucket = build(rows, rules)
-    users, times, spans = (np.array(column(bucket, name)) for name in ("user_id", "timestamp", "span"))
-    for user in np.unique(users):
-        own = users == user
-        assert (np.diff(times[own]) >= 0).all()
-        assert (np.diff(spans[own]) >= 0).all()
-    if rules.cuts:
-        assert all(
-            times[spans == early].max(initial=0) < times[spans == late].min(initial=2**62)
-            for early, late in pairwise(range(3))
-        )
-
-
-@given(EVENTS, RULES, st.randoms(use_true_random=False))
-def test_the_order_in_which_rows_are_read_does_not_matter(
-    rows: list[dict[str, Any]], rules: Rules, random: Any
-) -> None:
-    events = spilled(rows)
-    shuffled = list(range(len(rows)))
-    random.shuffle(shuffled)
-    again = build_bucket(events.take(pa.array(shuffled)), rules)
-    once = build_bucket(events, rules)
-    assert again.interactions.to_pylist() == once.interactions.to_pylist()
-    assert again.counts == once.counts
-    assert places(again) == places(once)
-
-
-@given(EVENTS, st.sampled_from([by_time(2, 4_000), by_time(1, 2)]))
-def test_a_time_split_never_divides_a_basket(rows: list[dict[str, Any]], rules: Rules) -> None:
-    bucket = build(rows, rules)
-    of_basket: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for row in bucket.interactions.to_pylist():
-        of_basket.setdefault((row["user_id"], row["basket"]), []).append((row["timestamp"], row["span"]))
-    assert all(len(set(members)) == 1 for members in of_basket.values())
 
 
 @pytest.mark.parametrize("rules", [LEAVE_ONE_OUT, by_time(10, 20)])
