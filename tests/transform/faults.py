@@ -13,9 +13,10 @@ from typing import Any
 # Forked from a process that has loaded the libraries, each is there in a moment.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pipeline.cli", "transform.beam_transform", "tests.transform.faults"])
-_SECONDS = 300
+# Beside other work, loading the libraries can take minutes.
+_SECONDS = 1_200
 # More than the messages need, less than the files of a small shop.
-_ROOM = 2**16
+_ROOM = 2**15
 
 
 def tandem(log: Path, *arguments: str | Path, fault: Callable[..., None] | None = None, **more: Any) -> int:
@@ -60,7 +61,7 @@ def killed_at(event: str, ending: str) -> None:
 
 
 def full_disk(path: str) -> None:
-    """From the first file on whose path has `path` in it, none may grow beyond 64 KiB: a disk that is almost full."""
+    """From the first file on whose path has `path` in it, none may grow beyond 32 KiB: a disk that is almost full."""
 
     def hook(name: str, arguments: tuple[Any, ...]) -> None:
         if name == "open" and path in str(arguments[0]):
