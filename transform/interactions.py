@@ -12,7 +12,8 @@ The rules:
   anew by events of the types `session_resets`. Every event counts, those that never enter histories too: a shopper
   who looks at lists is still there.
 * Bounces: views and clicks that the shopper's next event within the session, impressions aside, follows in less than
-  `min_dwell_seconds` are left out of histories; a session's last event has no known dwell time and stays.
+  `min_dwell_seconds` are left out of histories; the last event of a session, or before a cut of the time split, has no
+  known dwell time and stays.
 * Basket: the events of one shopper with the same order id (or none) and the same time. It has no inner order.
 * Interaction: consecutive events of a shopper on one product within a session. Its type is the strongest event's, its
   labels are all types, its time, price and circumstances are those of the first strongest event: a view at 12:00 and
@@ -412,6 +413,9 @@ def _bounced(events: Events, session: np.ndarray, rules: Rules) -> np.ndarray:
     if not (rules.min_dwell_seconds and rules.has_timestamps):
         return np.zeros(len(events), bool)
     looks = np.isin(events.type, (VIEW, CLICK))
+    if rules.cuts is not None:
+        # What comes after a cut would tell of what was before it.
+        session = len(SPANS) * session + span_numbers(events.timestamp, rules.cuts)
     # NaN, an unknown time, is below nothing.
     return looks & (dwell_seconds(events.user, session, events.timestamp, events.type) < rules.min_dwell_seconds)
 
@@ -482,7 +486,7 @@ def _product_table(events: Events, found: Interactions, has_timestamps: bool) ->
         counted = found.item[training & (found.label & labels != 0)]
         return pa.array(np.bincount(counted, minlength=count), pa.int64())
 
-    return pa.table(
+    products = pa.table(
         {
             "item_id": events.item_values,
             "first_seen": pa.array(first_seen) if has_timestamps else pa.nulls(count, pa.int64()),
@@ -491,6 +495,8 @@ def _product_table(events: Events, found: Interactions, has_timestamps: bool) ->
             "train_purchases": interactions(1 << PURCHASE),
         }
     )
+    # What only robots met is known to nobody.
+    return products.filter(pa.array(np.bincount(events.item[named], minlength=count) > 0))
 
 
 def _context_table(events: Events, found: Interactions) -> pa.Table:

@@ -107,6 +107,7 @@ def _is_robot(events: list[Row], rules: Rules) -> bool:
 def _bounces(row: Row, events: list[Row], rules: Rules) -> bool:
     later = [other for other in events[events.index(row) + 1 :] if other["type"] != IMPRESSION]
     following = [other for other in later if other["session_number"] == row["session_number"]]
+    following = [other for other in following if _span(other, rules) == _span(row, rules)]
     if not (rules.has_timestamps and following and row["type"] in (VIEW, CLICK)):
         return False
     return bool(following[0]["timestamp"] - row["timestamp"] < rules.min_dwell_seconds)

@@ -77,6 +77,7 @@ def check_bucket(rows: list[Row], rules: Rules) -> None:
     assert contexts == Counter(
         (name, row[name]) for name in ("device", "region") for row in plain.training if row[name]
     )
+    assert set(bucket.products["item_id"].to_pylist()) == {row["item_id"] for row in plain.events if row["item_id"]}
     for product in bucket.products.to_pylist():
         trained = [row for row in plain.training if row["item_id"] == product["item_id"]]
         bought = [row for row in trained if row["label"] & 1 << 6]

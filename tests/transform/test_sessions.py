@@ -106,3 +106,15 @@ def test_unknown_reset_is_named_with_what_there_is(tmp_path: Path) -> None:
         DataError, match=r"transform\.session_resets: must be some of .*search.*received 'serach'.*search"
     ):
         run_transform(data, tmp_path, config(session_resets=("serach",)))
+
+
+def test_what_follows_a_cut_bounces_no_look_before_it() -> None:
+    rows = [event("a", "x", 0), event("a", "y", 9), event("a", "z", 10)]
+    strict = replace(by_time(10, 20), min_dwell_seconds=5)
+    assert column(build(rows, strict), "item_id") == ["x", "y", "z"]
+    assert column(build(rows, rules(min_dwell_seconds=5)), "item_id") == ["x", "z"]
+
+
+def test_a_product_that_only_robots_met_is_in_no_catalogue() -> None:
+    rows = [*(event("robot", item, at) for at, item in enumerate("uvw")), event("a", "x", 0)]
+    assert build(rows, rules(max_daily_events=2)).products["item_id"].to_pylist() == ["x"]
