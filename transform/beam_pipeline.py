@@ -25,6 +25,7 @@ from transform.config import BeamConfig
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_TRACEBACK = "Traceback (most recent call last)"
 # Beam adds to the message of an exception the step in which a worker met it.
 _STEP = re.compile(r"\s*\[while running '(?P<step>[^']*)'\]")
 
@@ -58,8 +59,8 @@ def _told(error: Exception) -> str:
     """The exception that a worker met, and the step in which it arose."""
     # Of another process it comes as the text of its traceback, in a RuntimeError.
     report = str(error) if isinstance(error, RuntimeError) else "".join(traceback.format_exception_only(error))
-    lines = [line for line in report.strip().splitlines() if line and not line.startswith((" ", "During handling"))]
-    last = lines[-1] if lines else report
+    lines = report.strip().splitlines() if _TRACEBACK in report else [" ".join(report.split())]
+    last = next(line for line in reversed(lines) if not line.startswith(" "))
     found = _STEP.search(last)
     return f"in {found['step']!r}: {_STEP.sub('', last)}" if found else last
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from tests.transform.event_logs import Row, logs, with_every_span, write_files
 from tests.transform.plain_rules import Expected, expected, positions
-from tests.transform.small_tables import DAY, START, by_user, config, examples, files_of, write
-from tests.transform.test_interactions import HISTORY, LEAVE_ONE_OUT, build, by_time, places, spilled
+from tests.transform.small_tables import DAY, START, by_user, config, examples, files_of, table, write
+from tests.transform.test_interactions import HISTORY, LEAVE_ONE_OUT, by_time, places
 from trainer.propensity import load_position_counts
 from transform.beam_transform import run_transform
 from transform.config import BeamConfig
 from transform.feature_schema import read_vocabulary
-from transform.interactions import DROPS, Rules, build_bucket
+from transform.interactions import DROPS, Bucket, Rules, build_bucket
+from transform.reading import EventRows
 from transform.tables import EVENT_TYPES, FIRST
 
 Folders = pytest.TempPathFactory
@@ -36,7 +37,8 @@ STRICT: dict[str, Any] = {
     "min_session_length": 2,
 }
 # Robots aside, who are known by all that they did.
-AWARE = replace(by_time(2, 4_000), **STRICT | {"max_daily_events": 0})
+DWELLING = replace(by_time(2, 4_000), min_dwell_seconds=2)
+DIVIDED = replace(by_time(2, 4_000), **STRICT | {"max_daily_events": 0})
 RESETS = frozenset([EVENT_TYPES["impression"]])
 RULES = st.sampled_from(
     [
@@ -55,11 +57,23 @@ _COMPARED = ("user_id", "item_id", "type", "label", "timestamp", "session", "bas
 _IF_PRESENT = ("device", "region", "quantity", "price", "surface", "position")
 
 # Each example of these takes a second or two: four Beam pipelines.
-FEW = settings(max_examples=2, suppress_health_check=list(HealthCheck), derandomize=True)
+FEW = settings(max_examples=1, suppress_health_check=list(HealthCheck), derandomize=True)
+HALF = settings(max_examples=40)
 MANY = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 # --- the rules, on columns
+
+
+def spilled(rows: list[Row]) -> pa.Table:
+    """Events as the reader spills them, all in one bucket."""
+    events = table("events", rows).append_column("row", pa.array(range(len(rows)), pa.int64()))
+    ((_, found),) = EventRows(now=0, max_future_seconds=0, buckets=1, history_types=()).parts(events)
+    return found
+
+
+def build(rows: list[Row], rules: Rules) -> Bucket:
+    return build_bucket(spilled(rows), rules)
 
 
 def check_bucket(rows: list[Row], rules: Rules) -> None:
@@ -97,9 +111,17 @@ def test_whole_columns_give_what_one_event_after_the_other_gives(rows: list[Row]
     check_bucket(rows, rules)
 
 
+@HALF
 @given(logs())
 def test_without_a_clock_the_source_order_gives_the_same(rows: list[Row]) -> None:
     check_bucket([{name: value for name, value in row.items() if name != "timestamp"} for row in rows], NO_CLOCK)
+
+
+@pytest.mark.slow
+@settings(max_examples=2_000)
+@given(logs(), logs(), st.sampled_from([CUTS, by_time(2, 4_000), DWELLING, DIVIDED]))
+def test_no_training_span_of_many_knows_the_future(rows: list[Row], others: list[Row], rules: Rules) -> None:
+    check_future(rows, others, rules)
 
 
 @pytest.mark.slow
@@ -109,6 +131,7 @@ def test_long_logs_keep_the_rules_too(rows: list[Row], rules: Rules) -> None:
     check_bucket(rows, rules)
 
 
+@HALF
 @given(logs(), RULES)
 def test_a_shoppers_spans_sessions_and_times_follow_each_other(rows: list[Row], rules: Rules) -> None:
     found = build(rows, rules).interactions.to_pandas()
@@ -124,6 +147,7 @@ def test_a_shoppers_spans_sessions_and_times_follow_each_other(rows: list[Row], 
         assert (of_basket[["timestamp", "span"]].nunique() == 1).all(axis=None)
 
 
+@HALF
 @given(logs(), RULES, st.randoms(use_true_random=False))
 def test_the_order_in_which_rows_are_read_does_not_matter(rows: list[Row], rules: Rules, random: Any) -> None:
     events = spilled(rows)
@@ -134,6 +158,7 @@ def test_the_order_in_which_rows_are_read_does_not_matter(rows: list[Row], rules
     assert (again.counts, places(again)) == (once.counts, places(once))
 
 
+@HALF
 @given(logs(distinct_times=True), RULES, st.randoms(use_true_random=False))
 def test_the_order_of_the_source_does_not_matter_where_times_tell(rows: list[Row], rules: Rules, random: Any) -> None:
     shuffled = rows.copy()
@@ -143,8 +168,13 @@ def test_the_order_of_the_source_does_not_matter_where_times_tell(rows: list[Row
     assert again.counts == once.counts
 
 
-@given(logs(), logs(), st.sampled_from([CUTS, by_time(2, 4_000), AWARE]))
+@given(logs(), logs(), st.sampled_from([CUTS, by_time(2, 4_000), DWELLING, DIVIDED]))
 def test_the_training_span_does_not_know_the_future(rows: list[Row], others: list[Row], rules: Rules) -> None:
+    check_future(rows, others, rules)
+
+
+def check_future(rows: list[Row], others: list[Row], rules: Rules) -> None:
+    """What a bucket tells of its training span is the same after `others` have taken the place of what came later."""
     assert rules.cuts is not None
     cut = rules.cuts[0]
     past = [row for row in rows if row["timestamp"] < cut]
@@ -156,7 +186,7 @@ def test_the_training_span_does_not_know_the_future(rows: list[Row], others: lis
     assert known_in_training(found) == known_in_training(changed)
 
 
-def known_in_training(bucket: Any) -> list[Any]:
+def known_in_training(bucket: Bucket) -> list[Any]:
     """All that a bucket tells of the training span."""
     interactions = [repr(row) for row in bucket.interactions.to_pylist() if row["span"] == 0]
     products = [row for row in bucket.products.to_pylist() if row["train_count"]]
@@ -270,7 +300,7 @@ _DISTINCT = logs(max_events=40, distinct_times=True).map(with_every_span)
 _THREADS = ("--direct_running_mode=multi_threading", "--direct_num_workers=2")
 
 
-@settings(FEW, max_examples=1)
+@FEW
 @given(_DISTINCT, st.randoms(use_true_random=False))
 def test_shuffled_files_read_by_two_threads_change_no_byte(
     tmp_path_factory: Folders, rows: list[Row], random: Any
@@ -337,7 +367,7 @@ _HISTORY = (
 _POSITIONS = ("surfaces", "positions", "impressions", "clicks")
 
 
-@settings(FEW, max_examples=1)
+@FEW
 @given(logs(max_events=40).map(with_every_span))
 def test_the_files_tell_nothing_of_the_future(tmp_path_factory: Folders, rows: list[Row]) -> None:
     check_no_leak(tmp_path_factory, rows)

@@ -72,6 +72,8 @@ def running(log: Path, *arguments: str, python_path: Path = _REPOSITORY, folder:
         port: int = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(python_path), "PYTHONPYCACHEPREFIX": str(log.parent / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # A worker pool starts whatever is called `python`.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with log.open("wb") as messages:
         server = subprocess.Popen(
             [sys.executable, "-m", *arguments, str(port)], env=environment, cwd=folder, stdout=messages, stderr=messages
