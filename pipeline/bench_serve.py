@@ -13,7 +13,7 @@ from pipeline.bench_page import PAGE_FILE, load_name, write_page
 from pipeline.bench_results import Result, result
 from pipeline.runner import StepError
 from pipeline.server_process import listening_process, measured
-from pipeline.shopper_histories import History, all_histories
+from pipeline.shopper_histories import all_histories
 from serving.client import Query, RecommenderClient, Shopper
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def read_shoppers(options: BenchOptions) -> list[Shopper]:
         StepError: a line that is no shopper, or no shoppers at all.
     """
     if options.run is not None:
-        return [_shopper(history) for history in all_histories(options.run, _REQUESTS)]
+        return [history.shopper() for history in all_histories(options.run, _REQUESTS)]
     assert options.histories is not None
     shoppers = []
     with options.histories.open(encoding="utf-8") as lines:
@@ -210,10 +210,6 @@ def describe(figures: Result) -> str:
         )
     parts.append(f"sender {figures.client_cores:.2f} cores, {figures.client_cpu_ms_per_request:.2f} ms a request")
     return "; ".join(parts)
-
-
-def _shopper(history: History) -> Shopper:
-    return Shopper(history.item_ids, history.event_types or None, history.timestamps or None)
 
 
 def _queries(options: BenchOptions, shoppers: Sequence[Shopper]) -> list[Query]:

@@ -1,11 +1,11 @@
 """The shoppers of a run's data and what they did."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runner import RECORD, StepError, step_directory
+from serving.client_query import NO_CONTEXT, Context, Shopper
 
 if TYPE_CHECKING:
     from trainer.data import Sequences
@@ -19,6 +19,10 @@ class History:
     event_types: tuple[str, ...] = ()
     timestamps: tuple[int, ...] = ()
 
+    def shopper(self, context: Context = NO_CONTEXT) -> Shopper:
+        """As the client sends it."""
+        return Shopper(self.item_ids, self.event_types or None, self.timestamps or None, context)
+
 
 def shopper_history(run: Path, user: str) -> History:
     """All interactions of a shopper of the run's data.
@@ -28,14 +32,14 @@ def shopper_history(run: Path, user: str) -> History:
     """
     from trainer.data import load_sequences
 
-    directory = _transformed(run)
+    directory = transformed(run)
     sequences = load_sequences(directory)
     found = (sequences.user_ids == user).nonzero()[0]
     if not len(found):
         raise StepError(
             f"shopper {user!r} is not among the {len(sequences.user_ids)} of {run}; ask with --history instead."
         )
-    return _reader(directory, sequences)(int(found[0]))
+    return HistoryReader(directory).read(sequences, int(found[0]))
 
 
 def all_histories(run: Path, limit: int) -> list[History]:
@@ -46,9 +50,9 @@ def all_histories(run: Path, limit: int) -> list[History]:
     """
     from trainer.data import load_sequences
 
-    directory = _transformed(run)
-    sequences = load_sequences(directory)
-    return [*map(_reader(directory, sequences), range(min(limit, len(sequences.user_ids))))]
+    directory = transformed(run)
+    sequences, reader = load_sequences(directory), HistoryReader(directory)
+    return [reader.read(sequences, number) for number in range(min(limit, len(sequences.user_ids)))]
 
 
 def example_shopper(run: Path) -> str:
@@ -59,34 +63,42 @@ def example_shopper(run: Path) -> str:
     """
     from trainer.data import load_sequences
 
-    sequences = load_sequences(_transformed(run))
+    sequences = load_sequences(transformed(run))
     order = sequences.lengths.argsort(kind="stable")
     long = order[sequences.lengths[order] >= 10]
     chosen = long if len(long) else order
     return str(sequences.user_ids[chosen[len(chosen) // 2]])
 
 
-def _transformed(run: Path) -> Path:
+def transformed(run: Path) -> Path:
+    """Output of the run's transform.
+
+    Raises:
+        StepError: it has none.
+    """
     directory = step_directory(run, "transform")
     if not (directory / RECORD).is_file():
         raise StepError(f"{run} holds no transformed data: run `tandem run` first, or name another run with --run.")
     return directory
 
 
-def _reader(directory: Path, sequences: "Sequences") -> Callable[[int], History]:
-    """Gives a shopper's history by the shopper's number."""
-    from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, read_schema, read_vocabulary
-    from transform.tables import TYPE_NAMES
+class HistoryReader:
+    """Turns rows of a transform's sequences back into what the client sends."""
 
-    item_ids = read_vocabulary(directory / VOCABULARY_FOLDER / ITEM_IDS_FILE)
-    has_timestamps = read_schema(directory).has_timestamps
+    def __init__(self, directory: Path) -> None:
+        """Reads the vocabulary of product ids of a transform's output."""
+        from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, read_schema, read_vocabulary
 
-    def read(number: int) -> History:
+        self._item_ids = read_vocabulary(directory / VOCABULARY_FOLDER / ITEM_IDS_FILE)
+        self._has_timestamps = read_schema(directory).has_timestamps
+
+    def read(self, sequences: "Sequences", number: int) -> History:
+        """The history of shopper `number` of `sequences`."""
+        from transform.tables import TYPE_NAMES
+
         span = slice(sequences.offsets[number], sequences.offsets[number + 1])
         return History(
-            tuple(item_ids[row] for row in sequences.rows[span]),
+            tuple(self._item_ids[row] for row in sequences.rows[span]),
             tuple(TYPE_NAMES[kind] for kind in sequences.types[span]),
-            tuple(sequences.timestamps[span].tolist()) if has_timestamps else (),
+            tuple(sequences.timestamps[span].tolist()) if self._has_timestamps else (),
         )
-
-    return read

@@ -1,8 +1,8 @@
 """What is asked of a model: shoppers and products as the tensors of a signature."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from protos.predict_pb2 import DT_STRING, Tensor
 from serving.client_filters import Filter, Page
@@ -134,18 +134,25 @@ class Query:
         Raises:
             ValueError: the model has no such input, or less room than the arguments need.
         """
+        # A default has one row, and with batching all inputs of a request need the same number of rows.
+        columns = self.columns(signature, every=len(self.shoppers) > 1)
+        return {name: _tensor(signature.inputs[name], rows) for name, rows in columns.items()}
+
+    def columns(self, signature: Signature, every: bool = False) -> dict[str, list[Sequence[Value]]]:
+        """The rows of each input that is known of any shopper, or of `every` input: of one width, with the input's
+        default where nothing is known. Errors as for `inputs`."""
         self._check_k(signature)
         rows = [dict(self._asked_with(signature)) | dict(shopper.rows(signature)) for shopper in self.shoppers] or [
             dict(self._asked_with(signature))
         ]
-        unknown = sorted(set().union(*rows) - signature.inputs.keys())
+        known = set().union(*rows)
+        unknown = sorted(known - signature.inputs.keys())
         if unknown:
             raise ValueError(
                 f"this model takes no {', '.join(unknown)}; it takes {', '.join(sorted(signature.inputs))}."
             )
-        # A default has one row, and with batching all inputs of a request need the same number of rows.
-        names = signature.inputs if len(rows) > 1 else rows[0]
-        return {name: _tensor(name, signature.inputs[name], [row.get(name) for row in rows]) for name in names}
+        names = [name for name in signature.inputs if every or name in known]
+        return {name: _filled(name, signature.inputs[name], [row.get(name) for row in rows]) for name in names}
 
     def _asked_with(self, signature: Signature) -> Iterator[tuple[str, Sequence[Value]]]:
         """What is the same for every row."""
@@ -165,8 +172,8 @@ class Query:
             raise ValueError(f"k must be at most {largest}, which the model was exported with; received {self.k}.")
 
 
-def _tensor(name: str, port: Port, rows: Sequence[Sequence[Value] | None]) -> Tensor:
-    """Tensor [rows, …] of one input; a row that is None gets the default."""
+def _filled(name: str, port: Port, rows: Sequence[Sequence[Value] | None]) -> list[Sequence[Value]]:
+    """Rows of one width; one that is None gets the default."""
     filled = [port.default if row is None else row for row in rows]
     given = [row for row in filled if row is not None]
     if len(given) < len(filled):
@@ -174,8 +181,10 @@ def _tensor(name: str, port: Port, rows: Sequence[Sequence[Value] | None]) -> Te
     # Only where the model takes any width can the rows differ: the newest stand right, the padding left of them.
     width = max(len(row) for row in given)
     padding = "" if port.dtype == DT_STRING else 0
-    values: list[Any] = []
-    for row in given:
-        values += [padding] * (width - len(row))
-        values += row
-    return make_tensor(port.dtype, [len(filled), *([width] if port.sizes else [])], values)
+    return [row if len(row) == width else [padding] * (width - len(row)) + list(row) for row in given]
+
+
+def _tensor(port: Port, rows: Sequence[Sequence[Value]]) -> Tensor:
+    """Tensor [rows, …] of one input."""
+    values = list(itertools.chain.from_iterable(rows))
+    return make_tensor(port.dtype, [len(rows), *([len(rows[0])] if port.sizes else [])], values)

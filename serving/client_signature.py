@@ -53,11 +53,12 @@ def learned_from(response: GetModelMetadataResponse) -> Learned:
     """What a model's metadata say."""
     signatures = SignatureDefMap.FromString(response.metadata[SIGNATURE_DEF].value).signature_def
     return Learned(
-        response.model_spec.version.value, {name: _signature(definition) for name, definition in signatures.items()}
+        response.model_spec.version.value, {name: signature_from(definition) for name, definition in signatures.items()}
     )
 
 
-def _signature(definition: SignatureDef) -> Signature:
+def signature_from(definition: SignatureDef) -> Signature:
+    """What a SignatureDef says."""
     defaults = {name: list(values_of(tensor)) for name, tensor in definition.defaults.items()}
     return Signature(
         {name: _port(info, defaults.get(name)) for name, info in definition.inputs.items()},

@@ -27,9 +27,9 @@ from serving.errors import RequestError, ServingError, invalid_argument
 from serving.metrics import ServingMetrics, micros_since
 from serving.model_config import parse_models
 from serving.model_manager import ModelManager, ServedModel, Timing, VersionChoice
-from serving.options import CORES, ServerOptions
+from serving.options import ServerOptions
 from serving.predict import Run, predict
-from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
+from serving.servable import DEFAULT_SIGNATURE, Servable, Signature, session_config
 from serving.warmup import warm_up
 
 _SIGNATURE_DEF = "signature_def"
@@ -48,10 +48,7 @@ class ServingCore:
         """
         self._options = options
         self._models = parse_models(models)
-        self._session_config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
-            inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism or CORES,
-        )
+        self._session_config = session_config(options)
         self._manager = ModelManager(
             self._load,
             Timing(

@@ -19,6 +19,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
 from serving.errors import RequestError, status_code
 from serving.model_config import check_version_dir
+from serving.options import CORES, ServerOptions
 
 DEFAULT_SIGNATURE = "serving_default"
 # A client chooses outputs freely and each choice keeps a compiled graph; beyond this many, all outputs are computed.
@@ -100,6 +101,14 @@ class Signature:
             if alias in output_filter[:position]:
                 raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"duplicate output tensor alias: {alias}")
         return sorted(output_filter or self.outputs)
+
+
+def session_config(options: ServerOptions) -> tf.compat.v1.ConfigProto:
+    """TensorFlow's threads as the options have them."""
+    return tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
+        inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism or CORES,
+    )
 
 
 class Servable:

@@ -1,5 +1,6 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,8 +207,12 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
     )
 
 
-def load_sequences(transform_dir: Path) -> Sequences:
+def load_sequences(transform_dir: Path, records: Mapping[str, np.ndarray] | None = None) -> Sequences:
     """The sequences that `tandem transform` wrote, in the order of the files.
+
+    Args:
+        transform_dir: output of the transform.
+        records: only these, file name → numbers in increasing order, at least one; None = all.
 
     Raises:
         DamagedRecordError: a file is truncated or corrupt.
@@ -216,7 +221,7 @@ def load_sequences(transform_dir: Path) -> Sequences:
     ends: list[tuple[int, int]] = []
     lengths: list[int] = []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*_INTEGERS, "propensities")}
-    for example in _examples(transform_dir, "sequences"):
+    for example in _examples(transform_dir, "sequences", records):
         user_ids.append(example["user_id"].bytes_list.value[0].decode())
         ends.append((example["train_end"].int64_list.value[0], example["validation_end"].int64_list.value[0]))
         length = len(example["rows"].int64_list.value)
@@ -256,24 +261,61 @@ def _empty_feature(feature: Feature, size: int) -> np.ndarray:
     return np.zeros((size, feature.length), np.int32)
 
 
-def _examples(transform_dir: Path, kind: str) -> Iterator[dict[str, tf.train.Feature]]:
-    """Features of each Example of `<kind>-*.tfrecord`, files in order, records in order."""
-    files = sorted(str(path) for path in transform_dir.glob(f"{kind}-*.tfrecord"))
+def record_files(transform_dir: Path, kind: str) -> list[Path]:
+    """The files `<kind>-*.tfrecord`, in order.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    files = sorted(transform_dir.glob(f"{kind}-*.tfrecord"))
     if not files:
         raise FileNotFoundError(f"no {kind}-*.tfrecord in {transform_dir}: run `tandem transform` first.")
-    for file in files:
-        records = tf.data.TFRecordDataset(file).batch(_PARSE_BATCH).as_numpy_iterator()
-        number = 0
-        while True:
-            try:
-                batch = next(records)
-            except StopIteration:
-                break
-            except tf.errors.DataLossError as error:
-                raise DamagedRecordError(
-                    f"{file} is damaged after about record {number}: {error.message}. "
-                    "Delete the step's folder and run `tandem transform` again."
-                ) from error
-            for record in batch:
-                number += 1
-                yield tf.train.Example.FromString(record).features.feature
+    return files
+
+
+def batches_of_records(file: Path, first: int = 0, count: int = -1) -> Iterator[np.ndarray]:
+    """Serialised Examples of one file, object [up to 1,024] each, from record `first` on; count −1 = all that follow.
+
+    Raises:
+        DamagedRecordError: the file is truncated or corrupt.
+    """
+    batches = tf.data.TFRecordDataset(str(file)).skip(first).take(count).batch(_PARSE_BATCH).as_numpy_iterator()
+    number = first
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except tf.errors.DataLossError as error:
+            raise DamagedRecordError(
+                f"{file} is damaged after about record {number}: {error.message}. "
+                "Delete the step's folder and run `tandem transform` again."
+            ) from error
+        yield batch
+        number += len(batch)
+
+
+def _examples(
+    transform_dir: Path, kind: str, records: Mapping[str, np.ndarray] | None = None
+) -> Iterator[dict[str, tf.train.Feature]]:
+    """Features of each Example of `<kind>-*.tfrecord`, files in order, records in order.
+
+    `records`: only these, file name → numbers in increasing order; None = all.
+    """
+    for file in record_files(transform_dir, kind):
+        if records is None:
+            chosen: Iterator[bytes] = itertools.chain.from_iterable(batches_of_records(file))
+        elif file.name in records:
+            chosen = _chosen_records(file, records[file.name])
+        else:
+            continue
+        for record in chosen:
+            yield tf.train.Example.FromString(record).features.feature
+
+
+def _chosen_records(file: Path, numbers: np.ndarray) -> Iterator[bytes]:
+    first = start = int(numbers[0])
+    for batch in batches_of_records(file, first, int(numbers[-1]) + 1 - first):
+        inside = numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, start + len(batch))]
+        yield from batch[inside - start]
+        start += len(batch)
