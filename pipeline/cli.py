@@ -9,12 +9,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.chain import STEPS
 from pipeline.config import Config, load_config
 from pipeline.serving_flags import ServeFlags, add_serve_flags
 from trainer.config import IndexKind
+
+if TYPE_CHECKING:
+    from pipeline.batch_recommend import Kind
 
 _TRANSFERRED = ("picture", "attributes", "network")
 _TARGET = "127.0.0.1:8500"
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN")
     _add_serve(commands)
     _add_recommend(commands)
+    _add_batch(commands)
     _add_bench(commands)
     return parser
 
@@ -233,6 +237,53 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--include-unavailable", action="store_true", help="unavailable products, too")
 
 
+def _add_batch(commands: argparse._SubParsersAction) -> None:
+    job = (
+        "as one Beam job: reads RUN's newest published model and its data; writes shards, _MANIFEST.json and _SUCCESS "
+        "to --out. A killed job, run again, does only the shards that are missing"
+    )
+    about = f"what the server would recommend to every shopper of a run, or to those of a list, {job}"
+    recommend = _command(commands, "batch-recommend", _batch_recommend, about)
+    _add_batch_arguments(recommend)
+    recommend.add_argument(
+        "--users", type=Path, default=None, metavar="FILE", help="only these: one id a line, or a Parquet column"
+    )
+    recommend.add_argument(
+        "--unknown-as-new",
+        action="store_true",
+        help="answer those of --users that the data do not have as new visitors; else they are counted and left out",
+    )
+    recommend.add_argument(
+        "--timestamp", type=int, default=None, metavar="SECONDS", help="time that the lists are for, since 1970"
+    )
+    similar = _command(
+        commands, "batch-similar", _batch_similar, f"products like each available product of a run, {job}"
+    )
+    _add_batch_arguments(similar)
+    similar.add_argument(
+        "--complementary", action="store_true", help="products of other categories that go with it instead"
+    )
+
+
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; its suffix may tell the format")
+    parser.add_argument("--format", choices=("parquet", "jsonl", "tfrecord"), default=None, help="else parquet")
+    parser.add_argument("-k", type=int, default=20, help="how many products")
+    parser.add_argument("--model", default="recommender", help="name of the published model")
+    parser.add_argument("--batch-size", type=int, default=128, help="rows that the model is asked for at once")
+    parser.add_argument("--shard-size", type=int, default=4_096, help="rows of a shard")
+    parser.add_argument("--restart", action="store_true", help="throw away shards that were made for something else")
+    parser.add_argument("--runner", default=None, help="Beam runner; else the local one with a thread a core")
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="for Beam, as --beam-option=--NAME=VALUE; repeatable",
+    )
+
+
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="measurements").add_subparsers(
         dest="measurement", required=True, metavar="MEASUREMENT"
@@ -364,6 +415,26 @@ def _recommend(parsed: argparse.Namespace) -> None:
         rest_target=parsed.rest_target,
     ) as client:
         print(recommend(client, history, parsed.user, parsed.k, parsed.run, beside, restriction))
+
+
+def _batch_recommend(parsed: argparse.Namespace) -> None:
+    _batch(parsed, "recommend", users=parsed.users, unknown_as_new=parsed.unknown_as_new, timestamp=parsed.timestamp)
+
+
+def _batch_similar(parsed: argparse.Namespace) -> None:
+    _batch(parsed, "complementary_items" if parsed.complementary else "similar_items")
+
+
+def _batch(parsed: argparse.Namespace, kind: "Kind", **more: Any) -> None:
+    from pipeline.batch_recommend import LOCAL_THREADS, BatchOptions, batch_recommend, summary
+    from transform.config import BeamConfig
+
+    beam = LOCAL_THREADS
+    if parsed.runner or parsed.beam_option:
+        beam = BeamConfig(parsed.runner or beam.runner, tuple(parsed.beam_option))
+    names = ("run", "out", "k", "model", "format", "batch_size", "shard_size", "restart")
+    options = BatchOptions(kind=kind, beam=beam, **{name: getattr(parsed, name) for name in names}, **more)
+    print(summary(batch_recommend(options), parsed.out))
 
 
 def _bench_serve(parsed: argparse.Namespace) -> None:

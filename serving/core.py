@@ -8,7 +8,6 @@ from typing import Literal, NoReturn
 
 import grpc
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,

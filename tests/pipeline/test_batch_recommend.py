@@ -1,0 +1,302 @@
+"""Lists for all shoppers in one job: they are the server's, whatever the format, the shards and the runner."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.batch_recommend import BatchOptions, batch_recommend
+from pipeline.runner import StepError
+from pipeline.shopper_histories import shopper_history
+from serving.client import Recommendations, RecommenderClient
+from serving.client_query import Context
+from serving.model_config import model_configs_for
+from serving.options import ServerOptions
+from serving.servable import Servable, session_config
+from serving.server import ModelServer
+from tests.pipeline.untrained_run import make_run
+from tests.transform.small_tables import examples
+from transform.config import BeamConfig
+
+SHOPPERS, PRODUCTS, K = 23, 30, 6
+ONE_THREAD = BeamConfig()
+# Scores of one shopper differ by so much between batches of several lengths.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("batch"), PRODUCTS, SHOPPERS)
+
+
+@pytest.fixture(scope="module")
+def client(run: Path) -> Iterator[RecommenderClient]:
+    """Of a running server of the same run."""
+    with ModelServer(model_configs_for(run / "export"), port=0) as server:
+        server.wait_until_available(120)
+        with RecommenderClient(server.address, timeout=60) as connected:
+            yield connected
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path) -> BatchOptions:
+    """A job over all shoppers, done: 23 shoppers in shards of 5, asked for 4 at once."""
+    options = BatchOptions(run, run.parent / "whole", k=K, batch_size=4, shard_size=5)
+    batch_recommend(options)
+    return options
+
+
+def lists(out: Path) -> dict[str, Recommendations]:
+    """What stands in the Parquet shards, by the first column."""
+    table = ds.dataset(out, format="parquet").to_table()
+    key = table.column_names[0]
+    rows = table.to_pylist()
+    assert len({row[key] for row in rows}) == len(rows), "rows are repeated"
+    return {row[key]: Recommendations(tuple(row["item_ids"]), tuple(row["scores"]), 1) for row in rows}
+
+
+def assert_same(found: Recommendations, expected: Recommendations) -> None:
+    """The same products in the same order; those whose scores are equal but for rounding may have changed places."""
+    np.testing.assert_allclose(found.scores, expected.scores, atol=TOLERANCE)
+    scores = dict(zip(expected.item_ids, expected.scores, strict=True))
+    last = expected.scores[-1]
+    for place, item in enumerate(found.item_ids):
+        assert abs(scores.get(item, last) - expected.scores[place]) < TOLERANCE, (found, expected)
+
+
+def asked(client: RecommenderClient, run: Path, user: str, context: Context = Context()) -> Recommendations:  # noqa: B008
+    """What the server answers a client that knows the shopper's history."""
+    history = shopper_history(run, user)
+    return client.recommend(
+        history.item_ids, K, event_types=history.event_types, timestamps=history.timestamps, context=context
+    )
+
+
+def test_every_shopper_gets_what_the_server_answers(run: Path, client: RecommenderClient, whole: BatchOptions) -> None:
+    found = lists(whole.out)
+    assert sorted(found) == sorted(f"shopper-{number}" for number in range(SHOPPERS))
+    for user, answer in found.items():
+        assert len(answer.item_ids) == K
+        assert_same(answer, asked(client, run, user))
+
+
+def test_lists_are_those_of_the_servable_one_by_one(run: Path, whole: BatchOptions) -> None:
+    servable = Servable(run / "export" / "recommender" / "1", session_config(ServerOptions()))
+    signature = servable.signature("recommend")
+    try:
+        for user, answer in lists(whole.out).items():
+            history = shopper_history(run, user)
+            newest = slice(-8, None)
+            inputs = {
+                "history_item_ids": np.array([history.item_ids[newest]], object),
+                "history_event_types": np.array([history.event_types[newest]], object),
+                "history_timestamps": np.array([history.timestamps[newest]], np.int64),
+            }
+            outputs = servable.run(signature, inputs, ["item_ids", "scores"])
+            ids = tuple(item.decode() for item in outputs["item_ids"][0])
+            assert_same(answer, Recommendations(ids, tuple(outputs["scores"][0].tolist()), 1))
+    finally:
+        servable.close()
+
+
+def test_the_folder_says_what_is_in_it(whole: BatchOptions) -> None:
+    assert sorted(path.name for path in whole.out.iterdir() if not path.name.startswith(".")) == [
+        "_MANIFEST.json",
+        "_SUCCESS",
+        *(f"part-{number:05d}-of-00005.parquet" for number in range(5)),
+    ]
+    told = json.loads((whole.out / "_SUCCESS").read_text())
+    counts = {"shoppers": SHOPPERS, "new_visitors": 0, "unknown_users": 0, "empty_histories": 0, "shards": 5}
+    assert counts.items() <= told.items()
+    assert [pq.read_metadata(whole.out / f"part-{number:05d}-of-00005.parquet").num_rows for number in range(5)] == [
+        *[5] * 4,
+        3,
+    ]
+
+
+def test_only_what_is_missing_is_done_again(whole: BatchOptions, tmp_path: Path) -> None:
+    options = replace(whole, out=tmp_path / "lists")
+    shutil.copytree(whole.out, options.out)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in options.out.glob("part-*")}
+    lost = options.out / "part-00002-of-00005.parquet"
+    lost.unlink()
+    (options.out / "part-00002-of-00005.parquet.0123.partial").write_bytes(b"half")
+    (options.out / "_SUCCESS").unlink()
+    assert batch_recommend(options)["shards_of_this_run"] == 1
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in options.out.glob("part-*")}
+    assert after.keys() == before.keys()
+    assert after[lost.name][1] == before[lost.name][1]
+    assert {name: of for name, of in after.items() if name != lost.name} == {
+        name: of for name, of in before.items() if name != lost.name
+    }
+    assert batch_recommend(options)["shards_of_this_run"] == 0
+
+
+def test_a_folder_made_for_something_else_is_refused_unless_it_is_restarted(
+    whole: BatchOptions, tmp_path: Path
+) -> None:
+    options = replace(whole, out=tmp_path / "lists", k=2, shard_size=12)
+    shutil.copytree(whole.out, options.out)
+    with pytest.raises(StepError, match=r"5 shards .* k was 6, is 2; shard size was 5, is 12\. .* --restart"):
+        batch_recommend(options)
+    assert len(lists(options.out)) == SHOPPERS
+    batch_recommend(replace(options, restart=True))
+    found = lists(options.out)
+    assert len(list(options.out.glob("part-*"))) == 2
+    assert {user: answer.item_ids for user, answer in found.items()} == {
+        user: answer.item_ids[:2] for user, answer in lists(whole.out).items()
+    }
+
+
+def test_another_published_version_is_something_else(run: Path, whole: BatchOptions, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    shutil.copytree(other / "export" / "recommender" / "1", other / "export" / "recommender" / "2")
+    shutil.copytree(whole.out, tmp_path / "lists")
+    with pytest.raises(StepError, match=r"model was recommender version 1, is recommender version 2\."):
+        batch_recommend(replace(whole, run=other, out=tmp_path / "lists"))
+
+
+def test_a_list_of_shoppers_and_those_that_the_data_do_not_have(
+    client: RecommenderClient, whole: BatchOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = tmp_path / "users.txt"
+    users.write_text("shopper-7\nnobody\nshopper-2\n\nshopper-7\nnobody else\n")
+    options = replace(whole, users=users, out=tmp_path / "known")
+    told = batch_recommend(options)
+    assert (told["shoppers"], told["new_visitors"], told["unknown_users"], told["repeated_users"]) == (2, 0, 2, 1)
+    assert "2 of the shoppers asked for are not among the 23 of the data, the first nobody" in caplog.text
+    assert (options.out / "_UNKNOWN_USERS").read_text() == "nobody\nnobody else\n"
+    everybody = lists(whole.out)
+    for user, answer in lists(options.out).items():
+        assert_same(answer, everybody[user])
+
+    options = replace(options, unknown_as_new=True, out=tmp_path / "all", shard_size=3)
+    told = batch_recommend(options)
+    assert (told["shoppers"], told["new_visitors"], told["empty_histories"], told["shards"]) == (2, 2, 2, 2)
+    found = lists(options.out)
+    assert sorted(found) == ["nobody", "nobody else", "shopper-2", "shopper-7"]
+    assert_same(found["shopper-2"], everybody["shopper-2"])
+    for visitor in ("nobody", "nobody else"):
+        assert_same(found[visitor], client.recommend([], K))
+
+
+def test_the_time_that_lists_are_for_is_sent(
+    run: Path, client: RecommenderClient, whole: BatchOptions, tmp_path: Path
+) -> None:
+    users = tmp_path / "users.parquet"
+    pq.write_table(pa.table({"user_id": ["shopper-3"], "name": ["Ann"]}), users)
+    later = shopper_history(run, "shopper-3").timestamps[-1] + 10**7
+    batch_recommend(replace(whole, users=users, timestamp=later, out=tmp_path / "lists"))
+    answer = lists(tmp_path / "lists")["shopper-3"]
+    assert_same(answer, asked(client, run, "shopper-3", Context(timestamp=later)))
+    assert answer.scores != pytest.approx(lists(whole.out)["shopper-3"].scores, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["similar_items", "complementary_items"])
+def test_every_available_product_gets_what_the_server_answers_beside_it(
+    kind: str, client: RecommenderClient, whole: BatchOptions, tmp_path: Path
+) -> None:
+    told = batch_recommend(replace(whole, kind=kind, out=tmp_path / "beside"))
+    assert told["products"] == PRODUCTS
+    found = lists(tmp_path / "beside")
+    assert sorted(found) == sorted(f"old-{number}" for number in range(PRODUCTS))
+    for item, answer in found.items():
+        assert_same(answer, getattr(client, kind)(item, K))
+
+
+def test_formats_hold_the_same_lists_and_the_suffix_chooses(whole: BatchOptions, tmp_path: Path) -> None:
+    expected = ds.dataset(whole.out, format="parquet").to_table().to_pylist()
+    batch_recommend(replace(whole, out=tmp_path / "lists.jsonl", beam=ONE_THREAD))
+    lines = [
+        line
+        for number in range(5)
+        for line in (tmp_path / "lists.jsonl" / f"part-{number:05d}-of-00005.jsonl").read_text().splitlines()
+    ]
+    assert [json.loads(line) for line in lines] == expected
+    batch_recommend(replace(whole, out=tmp_path / "lists", format="tfrecord"))
+    found = examples(tmp_path / "lists", "part-*.tfrecord")
+    assert [
+        {
+            "user_id": one["user_id"][0].decode(),
+            "item_ids": [item.decode() for item in one["item_ids"]],
+            "scores": one["scores"],
+        }
+        for one in found
+    ] == expected
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_written(run: Path, whole: BatchOptions, tmp_path: Path) -> None:
+    options = replace(whole, out=tmp_path / "lists")
+    with pytest.raises(StepError, match="k must be at most 6, which the model was exported with; received 7"):
+        batch_recommend(replace(options, k=7))
+    with pytest.raises(StepError, match=r"no published model in .*bestseller.*: run `tandem publish"):
+        batch_recommend(replace(options, model="bestseller"))
+    with pytest.raises(StepError, match="has no signature recommend; it has serving_default"):
+        batch_recommend(replace(options, model="item_encoder"))
+    with pytest.raises(StepError, match=r"is named as jsonl, --format says parquet: leave one out"):
+        batch_recommend(replace(options, out=tmp_path / "lists.jsonl", format="parquet"))
+    with pytest.raises(StepError, match="batch_size must be at least 1, received 0"):
+        replace(options, batch_size=0)
+    with pytest.raises(StepError, match="--users names shoppers; lists beside products are made for every"):
+        batch_recommend(replace(options, kind="similar_items", users=tmp_path / "users.txt"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StepError, match=r"holds files that no batch job wrote \(config.json\): give another --out"):
+        batch_recommend(replace(options, out=run))
+
+
+def command(options: BatchOptions, *more: str) -> list[str]:
+    """The same job in a process of its own."""
+    sizes = ["-k", str(options.k), "--batch-size", str(options.batch_size), "--shard-size", str(options.shard_size)]
+    job = ["batch-recommend", str(options.run), "--out", str(options.out), *sizes]
+    return [sys.executable, "-m", "pipeline.cli", *job, *more]
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_completed_by_the_next(whole: BatchOptions, tmp_path: Path) -> None:
+    options = replace(whole, out=tmp_path / "lists", shard_size=1, batch_size=1)
+    job = subprocess.Popen(command(options, "--runner=FnApiRunner"), stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not list(options.out.glob("part-*-of-00023.parquet")):
+        assert job.poll() is None, job.stderr and job.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (options.out / "_SUCCESS").exists()
+    done = len(list(options.out.glob("part-*.parquet")))
+    assert 0 < done < SHOPPERS
+    again = subprocess.run(command(options), capture_output=True, text=True, check=True, timeout=300)
+    assert (
+        f"23 shoppers, 0 new visitors, 0 unknown users, 0 repeated users, 0 empty histories; 23 shards, {23 - done}"
+        in (again.stdout)
+    )
+    assert not list(options.out.glob("*.partial"))
+    expected = lists(whole.out)
+    for user, answer in lists(options.out).items():
+        assert_same(answer, expected.pop(user))
+    assert not expected
+
+
+@pytest.mark.slow
+def test_processes_of_another_running_mode_write_the_same(whole: BatchOptions, tmp_path: Path) -> None:
+    options = replace(whole, out=tmp_path / "lists")
+    given = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    subprocess.run(
+        command(options, *(f"--beam-option={one}" for one in given)), capture_output=True, check=True, timeout=600
+    )
+    assert {path.name: path.read_bytes() for path in options.out.glob("part-*")} == {
+        path.name: path.read_bytes() for path in whole.out.glob("part-*")
+    }
