@@ -1,5 +1,7 @@
 """Calls of a SavedModel's signature inside a Beam job, by the code that the model server runs."""
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from serving.options import ServerOptions
 from serving.servable import Servable, session_config
+
+log = logging.getLogger(__name__)
 
 # Arrays by the name of a signature's input or output, of the same number of rows.
 Arrays = Mapping[str, np.ndarray]
@@ -38,7 +42,10 @@ class SignatureHandler(ModelHandler[Arrays, Arrays, Servable]):
 
     def load_model(self) -> Servable:
         """Once in each worker process."""
-        return Servable(Path(self._directory), session_config(ServerOptions()))
+        start = time.monotonic()
+        servable = Servable(Path(self._directory), session_config(ServerOptions()))
+        log.info("loaded %s in %.1f s", self._directory, time.monotonic() - start)
+        return servable
 
     def run_inference(
         self, batch: Sequence[Arrays], model: Servable, inference_args: dict[str, Any] | None = None

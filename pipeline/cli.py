@@ -50,8 +50,10 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="google.api_core")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    # Beam asks for crcmod although google-crc32c, which does the same, is there.
-    handler.addFilter(lambda record: not str(record.msg).startswith("crcmod package not found"))
+    # Beam asks for crcmod although google-crc32c, which does the same, is there; and takes Python's module `resource`
+    # for missing where packages for another use of its model handlers are.
+    noise = ("crcmod package not found", "Resource module is not available")
+    handler.addFilter(lambda record: not str(record.msg).startswith(noise))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # It warns of traced functions; one trace per window length is meant.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

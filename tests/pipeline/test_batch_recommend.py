@@ -1,49 +1,58 @@
-"""Lists for all shoppers in one job: they are the server's, whatever the format, the shards and the runner."""
+"""Lists for all shoppers in one job, whatever format, shards and runner; by a model whose answers anyone can see."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.batch_recommend import BatchOptions, batch_recommend
-from pipeline.runner import StepError
+from pipeline.batch_recommend import BatchOptions, Kind, batch_recommend
+from pipeline.chain import STEPS
+from pipeline.config import Config
+from pipeline.runner import StepError, run_steps
 from pipeline.shopper_histories import shopper_history
-from serving.client import Recommendations, RecommenderClient
+from serving.client import RecommenderClient
 from serving.client_query import Context
 from serving.model_config import model_configs_for
-from serving.options import ServerOptions
-from serving.servable import Servable, session_config
 from serving.server import ModelServer
-from tests.pipeline.untrained_run import make_run
-from tests.transform.small_tables import examples
+from tests.pipeline.batch_jobs import asked, assert_same, lists
+from tests.serving.models import ITEMS, UNAVAILABLE, TinyRecommender, publish
+from tests.transform.small_tables import DAY, config, event, examples, write
 from transform.config import BeamConfig
 
-SHOPPERS, PRODUCTS, K = 23, 30, 6
+SHOPPERS, K = 23, 6
 ONE_THREAD = BeamConfig()
-# Scores of one shopper differ by so much between batches of several lengths.
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("batch"), PRODUCTS, SHOPPERS)
+    """Transformed data of 23 shoppers with ten events each, and a published model of the tests."""
+    folder = tmp_path_factory.mktemp("batch")
+    events = [
+        event(
+            f"shopper-{shopper}",
+            f"sku-{(shopper * 7 + day * 5) % 6 + 1}",
+            day * DAY + shopper,
+            "purchase" if shopper % 2 else "view",
+        )
+        for shopper in range(SHOPPERS)
+        for day in range(10)
+    ]
+    items = [{"item_id": item, "available": item != UNAVAILABLE} for item in ITEMS]
+    data = write(write(folder / "data", "events", events), "items", items)
+    run_steps(STEPS, Config(transform=config()), data, folder / "run", only="transform")
+    publish(TinyRecommender().save(folder / "saved"), folder / "run" / "export" / "recommender", 1)
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def client(run: Path) -> Iterator[RecommenderClient]:
-    """Of a running server of the same run."""
+    """Of a running server of the same model."""
     with ModelServer(model_configs_for(run / "export"), port=0) as server:
         server.wait_until_available(120)
         with RecommenderClient(server.address, timeout=60) as connected:
@@ -58,57 +67,12 @@ def whole(run: Path) -> BatchOptions:
     return options
 
 
-def lists(out: Path) -> dict[str, Recommendations]:
-    """What stands in the Parquet shards, by the first column."""
-    table = ds.dataset(out, format="parquet").to_table()
-    key = table.column_names[0]
-    rows = table.to_pylist()
-    assert len({row[key] for row in rows}) == len(rows), "rows are repeated"
-    return {row[key]: Recommendations(tuple(row["item_ids"]), tuple(row["scores"]), 1) for row in rows}
-
-
-def assert_same(found: Recommendations, expected: Recommendations) -> None:
-    """The same products in the same order; those whose scores are equal but for rounding may have changed places."""
-    np.testing.assert_allclose(found.scores, expected.scores, atol=TOLERANCE)
-    scores = dict(zip(expected.item_ids, expected.scores, strict=True))
-    last = expected.scores[-1]
-    for place, item in enumerate(found.item_ids):
-        assert abs(scores.get(item, last) - expected.scores[place]) < TOLERANCE, (found, expected)
-
-
-def asked(client: RecommenderClient, run: Path, user: str, context: Context = Context()) -> Recommendations:  # noqa: B008
-    """What the server answers a client that knows the shopper's history."""
-    history = shopper_history(run, user)
-    return client.recommend(
-        history.item_ids, K, event_types=history.event_types, timestamps=history.timestamps, context=context
-    )
-
-
 def test_every_shopper_gets_what_the_server_answers(run: Path, client: RecommenderClient, whole: BatchOptions) -> None:
     found = lists(whole.out)
     assert sorted(found) == sorted(f"shopper-{number}" for number in range(SHOPPERS))
     for user, answer in found.items():
         assert len(answer.item_ids) == K
-        assert_same(answer, asked(client, run, user))
-
-
-def test_lists_are_those_of_the_servable_one_by_one(run: Path, whole: BatchOptions) -> None:
-    servable = Servable(run / "export" / "recommender" / "1", session_config(ServerOptions()))
-    signature = servable.signature("recommend")
-    try:
-        for user, answer in lists(whole.out).items():
-            history = shopper_history(run, user)
-            newest = slice(-8, None)
-            inputs = {
-                "history_item_ids": np.array([history.item_ids[newest]], object),
-                "history_event_types": np.array([history.event_types[newest]], object),
-                "history_timestamps": np.array([history.timestamps[newest]], np.int64),
-            }
-            outputs = servable.run(signature, inputs, ["item_ids", "scores"])
-            ids = tuple(item.decode() for item in outputs["item_ids"][0])
-            assert_same(answer, Recommendations(ids, tuple(outputs["scores"][0].tolist()), 1))
-    finally:
-        servable.close()
+        assert_same(answer, asked(client, run, user, K))
 
 
 def test_the_folder_says_what_is_in_it(whole: BatchOptions) -> None:
@@ -201,18 +165,20 @@ def test_the_time_that_lists_are_for_is_sent(
     later = shopper_history(run, "shopper-3").timestamps[-1] + 10**7
     batch_recommend(replace(whole, users=users, timestamp=later, out=tmp_path / "lists"))
     answer = lists(tmp_path / "lists")["shopper-3"]
-    assert_same(answer, asked(client, run, "shopper-3", Context(timestamp=later)))
-    assert answer.scores != pytest.approx(lists(whole.out)["shopper-3"].scores, abs=1e-3)
+    assert_same(answer, asked(client, run, "shopper-3", K, Context(timestamp=later)))
+    # Its newest product stands in the fifth place of the history, was purchased, and is 10,000 · 1,000 s old.
+    assert answer.scores[0] == 5 + 100 + 10_000
 
 
-@pytest.mark.parametrize("kind", ["similar_items", "complementary_items"])
+@pytest.mark.parametrize(("kind", "first"), [("similar_items", "sku-2"), ("complementary_items", "sku-6")])
 def test_every_available_product_gets_what_the_server_answers_beside_it(
-    kind: str, client: RecommenderClient, whole: BatchOptions, tmp_path: Path
+    kind: Kind, first: str, client: RecommenderClient, whole: BatchOptions, tmp_path: Path
 ) -> None:
     told = batch_recommend(replace(whole, kind=kind, out=tmp_path / "beside"))
-    assert told["products"] == PRODUCTS
+    assert told["products"] == len(ITEMS) - 1
     found = lists(tmp_path / "beside")
-    assert sorted(found) == sorted(f"old-{number}" for number in range(PRODUCTS))
+    assert sorted(found) == [item for item in ITEMS if item != UNAVAILABLE]
+    assert found["sku-1"].item_ids[0] == first
     for item, answer in found.items():
         assert_same(answer, getattr(client, kind)(item, K))
 
@@ -244,8 +210,6 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(run: Path, whole
         batch_recommend(replace(options, k=7))
     with pytest.raises(StepError, match=r"no published model in .*bestseller.*: run `tandem publish"):
         batch_recommend(replace(options, model="bestseller"))
-    with pytest.raises(StepError, match="has no signature recommend; it has serving_default"):
-        batch_recommend(replace(options, model="item_encoder"))
     with pytest.raises(StepError, match=r"is named as jsonl, --format says parquet: leave one out"):
         batch_recommend(replace(options, out=tmp_path / "lists.jsonl", format="parquet"))
     with pytest.raises(StepError, match="batch_size must be at least 1, received 0"):
@@ -255,48 +219,3 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(run: Path, whole
     assert not list(tmp_path.iterdir())
     with pytest.raises(StepError, match=r"holds files that no batch job wrote \(config.json\): give another --out"):
         batch_recommend(replace(options, out=run))
-
-
-def command(options: BatchOptions, *more: str) -> list[str]:
-    """The same job in a process of its own."""
-    sizes = ["-k", str(options.k), "--batch-size", str(options.batch_size), "--shard-size", str(options.shard_size)]
-    job = ["batch-recommend", str(options.run), "--out", str(options.out), *sizes]
-    return [sys.executable, "-m", "pipeline.cli", *job, *more]
-
-
-@pytest.mark.slow
-def test_a_killed_job_is_completed_by_the_next(whole: BatchOptions, tmp_path: Path) -> None:
-    options = replace(whole, out=tmp_path / "lists", shard_size=1, batch_size=1)
-    job = subprocess.Popen(command(options, "--runner=FnApiRunner"), stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not list(options.out.glob("part-*-of-00023.parquet")):
-        assert job.poll() is None, job.stderr and job.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    assert not (options.out / "_SUCCESS").exists()
-    done = len(list(options.out.glob("part-*.parquet")))
-    assert 0 < done < SHOPPERS
-    again = subprocess.run(command(options), capture_output=True, text=True, check=True, timeout=300)
-    assert (
-        f"23 shoppers, 0 new visitors, 0 unknown users, 0 repeated users, 0 empty histories; 23 shards, {23 - done}"
-        in (again.stdout)
-    )
-    assert not list(options.out.glob("*.partial"))
-    expected = lists(whole.out)
-    for user, answer in lists(options.out).items():
-        assert_same(answer, expected.pop(user))
-    assert not expected
-
-
-@pytest.mark.slow
-def test_processes_of_another_running_mode_write_the_same(whole: BatchOptions, tmp_path: Path) -> None:
-    options = replace(whole, out=tmp_path / "lists")
-    given = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    subprocess.run(
-        command(options, *(f"--beam-option={one}" for one in given)), capture_output=True, check=True, timeout=600
-    )
-    assert {path.name: path.read_bytes() for path in options.out.glob("part-*")} == {
-        path.name: path.read_bytes() for path in whole.out.glob("part-*")
-    }
