@@ -8,12 +8,14 @@ the jobs (`tandem batch-recommend`). Jobs are timed whole, imports and loading i
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import pyarrow.dataset as ds
 
 from benchmarks.machine import machine, table
 from pipeline.batch_shards import Chosen, choose_shoppers, shopper_shards
+from pipeline.server_process import measured
 from pipeline.shopper_histories import HistoryReader, transformed
 from serving.client import Recommendations, RecommenderClient
 from serving.client_query import Shopper
@@ -43,8 +46,24 @@ def shoppers_of(run: Path, count: int, total: int) -> dict[str, Shopper]:
     return {user: reader.read(sequences, number).shopper() for number, user in enumerate(sequences.user_ids)}
 
 
-def one_by_one(run: Path, shoppers: dict[str, Shopper]) -> tuple[dict[str, Recommendations], float]:
-    """The server's answers by shopper, and seconds for all."""
+@dataclass(frozen=True)
+class Timed:
+    """Shoppers, seconds, processor seconds, and the largest memory (bytes) of whatever answered and asked."""
+
+    shoppers: int
+    seconds: float
+    cpu_seconds: float
+    memory: int
+
+    def row(self, name: str, more: Sequence[str]) -> list[str]:
+        """A line of the table."""
+        cpu = f"{1e3 * self.cpu_seconds / self.shoppers:.2f} ms"
+        rate = f"{self.shoppers / self.seconds:.0f}"
+        return [name, f"{self.shoppers:,}", rate, cpu, f"{self.memory / 2**20:.0f} MiB", *more]
+
+
+def one_by_one(run: Path, shoppers: dict[str, Shopper]) -> tuple[dict[str, Recommendations], Timed]:
+    """The server's answers by shopper."""
     server = subprocess.Popen([*_TANDEM, "serve", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -52,9 +71,12 @@ def one_by_one(run: Path, shoppers: dict[str, Shopper]) -> tuple[dict[str, Recom
             client.wait_until_ready()
             for shopper in list(shoppers.values())[:_WARM_UP]:
                 _ask(client, shopper)
-            start = time.perf_counter()
-            answers = {user: _ask(client, shopper) for user, shopper in shoppers.items()}
-            return answers, time.perf_counter() - start
+            with measured(server.pid) as usage:
+                start, cpu = time.perf_counter(), time.process_time()
+                answers = {user: _ask(client, shopper) for user, shopper in shoppers.items()}
+                seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        assert usage is not None
+        return answers, Timed(len(answers), seconds, cpu + usage.cpu_seconds, usage.rss_peak)
     finally:
         server.terminate()
         server.wait(timeout=60)
@@ -64,8 +86,8 @@ def _ask(client: RecommenderClient, shopper: Shopper) -> Recommendations:
     return client.recommend(shopper.history, K, event_types=shopper.event_types, timestamps=shopper.timestamps)
 
 
-def in_one_job(run: Path, users: Sequence[str] | None, out: Path, batch_size: int) -> tuple[int, float, float]:
-    """Shoppers answered, seconds of the command, and shoppers a second between its first shard and its last."""
+def in_one_job(run: Path, users: Sequence[str] | None, out: Path, batch_size: int) -> tuple[Timed, float]:
+    """The whole command; and shoppers a second between its first shard and its last."""
     asked = []
     if users is not None:
         listed = out.with_suffix(".txt")
@@ -73,13 +95,15 @@ def in_one_job(run: Path, users: Sequence[str] | None, out: Path, batch_size: in
         asked = ["--users", str(listed)]
     start = time.perf_counter()
     command = [*_TANDEM, "batch-recommend", str(run), "--out", str(out), "-k", str(K), "--batch-size", str(batch_size)]
-    subprocess.run([*command, *asked], check=True)
+    _, status, usage = os.wait4(subprocess.Popen([*command, *asked]).pid, 0)
     seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"the job ended with status {os.waitstatus_to_exitcode(status)}")
     told = json.loads((out / "_SUCCESS").read_text())
-    # Threads end shards together: those of the first moment are the start.
+    # Threads end their first shards together.
     ends = np.sort([part.stat().st_mtime for part in out.glob("part-*")])
     steady = told["shoppers"] / len(ends) * (ends > ends[0] + 0.5).sum() / max(ends[-1] - ends[0], 1e-9)
-    return told["shoppers"], seconds, steady
+    return Timed(told["shoppers"], seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), steady
 
 
 def compared(out: Path, answers: dict[str, Recommendations]) -> Counter[str]:
@@ -89,12 +113,14 @@ def compared(out: Path, answers: dict[str, Recommendations]) -> Counter[str]:
 
 
 def _likeness(item_ids: list[str], scores: list[float], expected: Recommendations) -> str:
+    if len(item_ids) != len(expected.item_ids) or not np.allclose(scores, expected.scores, rtol=0, atol=TOLERANCE):
+        return "other"
     if tuple(item_ids) == expected.item_ids:
         return "same"
-    of = dict(zip(expected.item_ids, expected.scores, strict=True))
+    by_id = dict(zip(expected.item_ids, expected.scores, strict=True))
     # What the other list lacks must tie with its last.
-    near = (abs(of.get(item, expected.scores[-1]) - score) < TOLERANCE for item, score in zip(item_ids, scores))  # noqa: B905
-    return "same but for ties" if all(near) else "other"
+    there = [by_id.get(item, expected.scores[-1]) for item in item_ids]
+    return "same but for ties" if np.allclose(there, expected.scores, rtol=0, atol=TOLERANCE) else "other"
 
 
 def main() -> None:
@@ -107,20 +133,24 @@ def main() -> None:
     chosen = choose_shoppers(transformed(arguments.run), None)
     everybody = [user.decode() for user in chosen.places.user_ids[: arguments.shoppers]]
     users = everybody if len(everybody) < len(chosen.numbers) else None
-    answers, seconds = one_by_one(arguments.run, shoppers_of(arguments.run, arguments.one_by_one, len(everybody)))
-    alone = len(answers) / seconds
-    rows = [["server, one by one", f"{len(answers):,}", f"{alone:.0f}", "", "1.0", ""]]
+    answers, alone = one_by_one(arguments.run, shoppers_of(arguments.run, arguments.one_by_one, len(everybody)))
+    rows = [alone.row("server, one by one", ["", "1.0", "1.0", ""])]
     with tempfile.TemporaryDirectory() as folder:
         for size in map(int, arguments.batch_sizes.split(",")):
             out = Path(folder) / f"lists-{size}"
-            count, seconds, steady = in_one_job(arguments.run, users, out, size)
+            job, steady = in_one_job(arguments.run, users, out, size)
             found = compared(out, answers)
             lists = ", ".join(f"{number:,} {what}" for what, number in sorted(found.items(), reverse=True))
-            rate = count / seconds
-            rows.append(
-                [f"job, batches of {size}", f"{count:,}", f"{rate:.0f}", f"{steady:.0f}", f"{rate / alone:.1f}", lists]
-            )
-    heads = ["", "shoppers", "shoppers/s", "once running", "× server", f"lists of {K}"]
+            times = [
+                f"{alone_each / each:.1f}"
+                for alone_each, each in (
+                    (alone.seconds / alone.shoppers, job.seconds / job.shoppers),
+                    (alone.cpu_seconds / alone.shoppers, job.cpu_seconds / job.shoppers),
+                )
+            ]
+            rows.append(job.row(f"job, batches of {size}", [f"{steady:.0f}", *times, lists]))
+    heads = ["", "shoppers", "a second", "processor time a shopper", "memory", "a second once running", "× as fast"]
+    heads += ["× less processor time", f"lists of {K}"]
     print(f"\nrecommend, {arguments.run}. {machine()}\n\n{table(heads, rows)}")
 
 
