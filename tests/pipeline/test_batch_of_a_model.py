@@ -40,7 +40,7 @@ def client(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reco
     without = shutil.ignore_patterns("assets.extra")
     shutil.copytree(run / "export" / "recommender", models / "recommender", ignore=without)
     with ModelServer(model_configs_for(models), port=0) as server:
-        server.wait_until_available(120)
+        server.wait_until_available(600)
         with RecommenderClient(server.address, timeout=60) as connected:
             yield connected
 

@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(run: Path) -> Iterator[RecommenderClient]:
     """Of a running server of the same model."""
     with ModelServer(model_configs_for(run / "export"), port=0) as server:
-        server.wait_until_available(120)
+        server.wait_until_available(600)
         with RecommenderClient(server.address, timeout=60) as connected:
             yield connected
 
