@@ -31,6 +31,8 @@ from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.config import TransformConfig
 from transform.content_faults import fault_sentences, picture_limits
+from transform.day_counts import DAYS_FILE, merge_day_counts
+from transform.day_sample import DAY_SAMPLE_FILE, day_shares, with_products
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import DROPS, SPANS, Rules
 from transform.item_examples import ITEMS_PER_SHARD
@@ -131,6 +133,7 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
     schema = _content(catalogue, contexts, rules, places, config)
     positions = merge_positions(_per_bucket(places, config, "positions"), catalogue)
     surfaces = _write_positions(positions, places)
+    _write_days(catalogue, places, config)
     _write(catalogue, schema, surfaces, counts, rules, places, config)
     _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, positions, repeated)
     shutil.rmtree(places.spill)
@@ -304,6 +307,7 @@ def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
         min_dwell_seconds=config.min_dwell_seconds,
         max_session_length=config.max_session_length,
         min_session_length=config.min_session_length,
+        sampled_days=day_shares(report.minutes, sum(report.types.values()), config.sample_day_events),
     )
 
 
@@ -479,6 +483,13 @@ def _write_positions(positions: pa.Table, places: _Places) -> tuple[str, ...]:
     surfaces = surface_vocabulary(positions)
     write_vocabulary(Path(places.output) / VOCABULARY_FOLDER / SURFACES_FILE, surfaces)
     return tuple(surfaces)
+
+
+def _write_days(catalogue: Catalogue, places: _Places, config: TransformConfig) -> None:
+    """Counts of each day, and events drawn of the newest days."""
+    write_table(FileSystems.join(places.output, DAYS_FILE), merge_day_counts(_per_bucket(places, config, "days")))
+    drawn = with_products(read_tables(_per_bucket(places, config, "sample")), catalogue)
+    write_table(FileSystems.join(places.output, SAMPLES, DAY_SAMPLE_FILE), drawn)
 
 
 def _write(

@@ -82,6 +82,8 @@ class TransformConfig:
     max_image_side: Positive = 4_096
     # Shopper-hashed sample of events for TFDV, per span.
     sample_events: Positive = 50_000
+    # And of each of the newest days, of all its events.
+    sample_day_events: Positive = 5_000
 
 
 @dataclass(frozen=True, config=STRICT)

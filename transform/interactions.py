@@ -39,6 +39,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transform.day_counts import NO_DAYS, day_counts
+from transform.day_sample import NO_SAMPLE, DayShares, day_sample
 from transform.runs import changes, places_in_runs, run_numbers, run_starts
 from transform.sessions import divided_sessions, dwell_seconds, robot_events, session_lengths, session_numbers
 from transform.tables import ADD_TO_CART, CLICK, IMPRESSION, PURCHASE, SEARCH, VIEW
@@ -65,6 +67,7 @@ class Rules:
     min_dwell_seconds: int = 0
     max_session_length: int = 0
     min_session_length: int = 0
+    sampled_days: DayShares = NO_SAMPLE
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,8 @@ class Bucket:
     products: pa.Table  # item_id, first_seen (seconds or null), train_count, train_carts, train_purchases
     contexts: pa.Table  # feature, value, count, of the training span
     positions: pa.Table  # item_id, surface (or null), position, impressions, clicks, of the training span
+    days: pa.Table  # see transform/day_counts.py; without rows where there is no clock
+    sample: pa.Table  # see transform/day_sample.py; likewise
     counts: dict[str, int]
 
 
@@ -357,6 +362,8 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
     robot_count = len(run_starts(events.user[robots]))
     events = events.take(~robots)
     session = _sessions(events, rules)
+    days = day_counts(events, session, every.timestamp[repeated]) if rules.has_timestamps else NO_DAYS
+    sample = day_sample(events, session, rules.sampled_days)
     kept = np.isin(events.type, sorted(rules.history_types))
     bounced = kept & _bounced(events, session, rules)
     entering = kept & ~bounced
@@ -384,6 +391,8 @@ def build_bucket(table: pa.Table, rules: Rules) -> Bucket:
         _product_table(events, found, rules.has_timestamps),
         _context_table(events, found),
         positions,
+        days,
+        sample,
         counts,
     )
 

@@ -26,22 +26,24 @@ _EPOCH_WEEKDAY = 3
 
 @dataclass(frozen=True)
 class BucketFiles:
-    """Where one bucket's interactions, products, contexts and positions stand between the steps."""
+    """Where one bucket's interactions, products, contexts, positions, days and sample stand between the steps."""
 
     interactions: str
     products: str
     contexts: str
     positions: str
+    days: str
+    sample: str
 
 
 def bucket_files(folder: str, bucket: int) -> BucketFiles:
     """Names are the same at each attempt, so that a repeated one replaces the first."""
-    names = ("interactions", "products", "contexts", "positions")
+    names = ("interactions", "products", "contexts", "positions", "days", "sample")
     return BucketFiles(*(FileSystems.join(folder, f"{name}-{bucket:05d}.arrow") for name in names))
 
 
 class BuildBuckets(beam.DoFn):
-    """(bucket, spilled files) → counts; writes the bucket's interactions, products, contexts and positions."""
+    """(bucket, spilled files) → counts; writes the interactions and what was counted and drawn of the events."""
 
     def __init__(self, rules: Rules, folder: str) -> None:
         self._rules = rules
@@ -57,6 +59,8 @@ class BuildBuckets(beam.DoFn):
         write_table(places.products, bucket.products)
         write_table(places.contexts, bucket.contexts)
         write_table(places.positions, bucket.positions)
+        write_table(places.days, bucket.days)
+        write_table(places.sample, bucket.sample)
         yield bucket.counts | {"events": events.num_rows}
 
 
