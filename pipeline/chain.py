@@ -19,10 +19,12 @@ def _transform(config: Config, place: Place) -> None:
 
 
 def _validate(config: Config, place: Place) -> None:
+    from pipeline.baseline import blessed_profile
     from transform.validation import run_validation
 
     schema = Path(config.validate.schema) if config.validate.schema else place.run / "schema"
-    run_validation(place.step("transform"), schema, place.output, config.validate, place.log_dir("statistics"))
+    blessed = blessed_profile(place.run, config.validate.baseline)
+    run_validation(place.step("transform"), schema, place.output, config.validate, place.log_dir("statistics"), blessed)
 
 
 def _embed_content(config: Config, place: Place) -> None:
@@ -147,13 +149,18 @@ STEPS: tuple[Step, ...] = (
 
 
 def run(config: Config, data: Path, out: Path) -> None:
-    """The whole chain: every step that is not up to date, then metrics.json, the published models and the report."""
+    """The whole chain: every step that is not up to date, then metrics.json, the published models and the report.
+
+    The data that the published models come from is what later data is compared with.
+    """
+    from pipeline.baseline import bless
     from pipeline.publish import publish
     from pipeline.report import write_report
 
     run_steps(STEPS, config, data, out)
     assemble_metrics(out)
     publish(out)
+    bless(out)
     write_report(out)
 
 
@@ -173,6 +180,8 @@ def assemble_metrics(run: Path) -> Path:
     # Pictures of the report, not figures.
     del metrics["lists"]["examples"]
     metrics["dataset"]["name"] = config["name"]
+    metrics["data"] = _measured(run, "validate", "summary.json")
+    metrics["data"]["findings"] = _measured(run, "validate", "anomalies.json")
     measured = _measured(run, "embedding-quality", MEASURED_FILE)
     metrics["embedding_quality"] = embedding_quality(measured, metrics, _drifts(run), config["warm_start"])
     path = run / "metrics.json"
@@ -188,9 +197,8 @@ def _drifts(run: Path) -> dict[str, Any]:
     return {stage: json.loads(file.read_text(encoding="utf-8")) for stage, file in files.items() if file.is_file()}
 
 
-def _measured(run: Path, step: str, file: str) -> dict[str, Any]:
+def _measured(run: Path, step: str, file: str) -> Any:
     path = step_directory(run, step) / file
     if not path.is_file():
         raise StepError(f"{path} is missing: run `tandem {step}` (or `tandem run`) first.")
-    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return measured
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -25,12 +25,16 @@ _DATA_HELP = "folder of canonical tables (events.parquet, items.parquet), as imp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the command. Returns the exit status: 0, 1 for a mistake that is explained, 130 for Ctrl-C."""
+    """Entry point of the command. Returns the exit status.
+
+    0, 1 for a mistake that is explained, 2 for wrong arguments, 3 for data that the guards stop, 4 if data has moved
+    and that was asked for, 130 for Ctrl-C.
+    """
     parser = _parser()
     parsed = parser.parse_args(arguments)
     _quieten()
     try:
-        parsed.function(parsed)
+        status: int | None = parsed.function(parsed)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, RuntimeError, TimeoutError) as error:
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}\n(`tandem --debug {parsed.command} …` shows where it arose)", file=sys.stderr)
         # A server that was run for the user and has ended passes its own status on.
         return getattr(error, "exit_status", 1)
-    return 0
+    return status or 0
 
 
 def _quieten() -> None:
@@ -78,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_chain_arguments(one)
         if step.name == "export":
             _add_index(one)
+        if step.name == "validate":
+            _add_validate(one)
     publish = _command(commands, "publish", _publish, "reads RUN/steps/export; writes RUN/export/<model>/<version>")
     publish.add_argument("run", type=Path, metavar="RUN")
     _add_refresh(commands)
@@ -104,6 +110,23 @@ def _add_chain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="changes one key; repeatable"
     )
+
+
+def _add_validate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description}. Compares with the last published data (RUN/baseline). Exit status: 0 the data is clean "
+        "or there are warnings, 3 it must not be used, 1 the check itself failed"
+    )
+    parser.add_argument(
+        "--baseline", default=None, metavar="RUN", help="compare with another run, short for --set validate.baseline=…"
+    )
+    parser.add_argument(
+        "--retrain-status",
+        action="store_true",
+        help="exit with 4 where the data is good but has moved by more than validate.retrain_change since the last "
+        "blessed run: `tandem run` then trains on it, and does nothing where nothing has changed",
+    )
+    parser.set_defaults(function=_validate)
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
@@ -365,6 +388,18 @@ def _step(parsed: argparse.Namespace) -> None:
     from pipeline.runner import run_steps
 
     run_steps(STEPS, _config(parsed), parsed.data, parsed.out, only=parsed.command)
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from pipeline.runner import step_directory
+    from transform.findings import RETRAIN_STATUS
+    from transform.validation import SUMMARY_FILE
+
+    if parsed.baseline:
+        parsed.overrides += [f"validate.baseline={json.dumps(parsed.baseline)}"]
+    _step(parsed)
+    summary = json.loads((step_directory(parsed.out, "validate") / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return RETRAIN_STATUS if parsed.retrain_status and summary["retrain"] else 0
 
 
 def _publish(parsed: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -92,3 +93,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((name, "none" if value is None else str(value)))
     return rows
+
+
+def day(seconds: float | None) -> str:
+    """A date in UTC."""
+    return ABSENT if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y")

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.charts import curve_chart
+from pipeline.report_data import Line, data_charts, data_facts, data_tables, drift_tables, validation_lines
 from pipeline.report_fairness import Fairness, fairness
 from pipeline.report_head import head_table
 from pipeline.report_index import index_facts, index_table
@@ -26,9 +26,7 @@ from pipeline.report_models import (
     segment_tables,
     verdict,
 )
-from pipeline.report_tables import ABSENT, Cell, Chart, Row, Table, count, duration, flat, metric, share
-from transform.content_faults import FAULTS
-from transform.tables import FIRST
+from pipeline.report_tables import Cell, Chart, Row, Table, day, duration, flat, metric, share
 
 GLOSSARY = (
     ("Recall@k", "the share of the products a shopper went on to choose that stand among the first k recommended"),
@@ -44,7 +42,6 @@ GLOSSARY = (
     ("Gini@10", "how unequally the first ten are spread over the candidates; 0 is evenly, 1 is all on one product"),
     ("95 % interval", "bootstrap over shoppers: where the figure would lie with other shoppers of the same shop"),
 )
-_SPANS = {"train": "Training", "validation": "Validation", "test": "Test"}
 _TRAINED = {"train-retrieval": "Retrieval: the two towers", "train-ranker": "Ranker: the transformer"}
 
 
@@ -74,14 +71,6 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sentence and its CSS class: "good", "bad" or ""."""
-
-    text: str
-    tone: str = ""
-
-
-@dataclass(frozen=True)
 class Curves:
     """Learning curves of one model, or why there are none."""
 
@@ -107,6 +96,7 @@ class View:
     index_table: Table | None
     index_facts: list[tuple[str, str]]
     data: list[tuple[str, str]]
+    data_charts: list[Chart]
     data_tables: list[Table]
     validation: list[Line]
     protocol: list[str]
@@ -143,9 +133,10 @@ def view(results: Results) -> View:
         learning=[_curves(name, results.histories.get(step, [])) for step, name in _TRAINED.items()],
         index_table=index_table(metrics.get("index") or {}),
         index_facts=index_facts(metrics.get("index") or {}),
-        data=_data(results.statistics),
-        data_tables=[*_data_tables(results.statistics), *filter(None, [_drift_table(results.validation)])],
-        validation=_validation(results.validation),
+        data=data_facts(results.statistics),
+        data_charts=data_charts(results.validation),
+        data_tables=[*data_tables(results.statistics), *drift_tables(results.validation)],
+        validation=validation_lines(results.validation),
         protocol=_protocol(metrics["dataset"].get("protocol") or {}, results.statistics.get("split") or {}),
         protocol_facts=flat(metrics["dataset"].get("protocol") or {}),
         glossary=GLOSSARY,
@@ -206,48 +197,6 @@ def _curves(name: str, history: list[dict[str, Any]]) -> Curves:
     )
 
 
-def _data(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    read, rejected = statistics["rows_read"], sum(statistics["rejected"].values())
-    first, last = statistics["first_timestamp"], statistics["last_timestamp"]
-    return [
-        ("Event rows read", count(read)),
-        ("Bad rows set aside", f"{count(rejected)} ({share(rejected / max(read, 1), 2)})"),
-        ("Duplicates dropped", count(statistics["duplicates"])),
-        ("Interactions, repeats collapsed", count(statistics["interactions"])),
-        ("Shoppers", count(statistics["users"])),
-        ("Products in the catalogue", count(statistics["items_catalogue"])),
-        ("Products with interactions", count(statistics["items_in_events"])),
-        ("Products known only from events", count(statistics["items_only_in_events"])),
-        ("Products with an id embedding", count(statistics["id_embedding_rows"] - FIRST)),
-        ("Time", f"{day(first)} – {day(last)}" if statistics["has_timestamps"] else "no clock, only an order"),
-    ]
-
-
-def _data_tables(statistics: Mapping[str, Any]) -> list[Table]:
-    tables = []
-    if spans := statistics.get("spans"):
-        rows = [
-            Row(_SPANS.get(name, name), [Cell(count(span["interactions"])), Cell(count(span["users"]))])
-            for name, span in spans.items()
-        ]
-        tables.append(Table("Spans", ["", "Interactions", "Shoppers"], rows))
-    if types := statistics.get("event_types"):
-        total = sum(types.values())
-        rows = [
-            Row(readable(name), [Cell(count(number)), Cell(share(number / total))]) for name, number in types.items()
-        ]
-        tables.append(Table("Events by type", ["", "Events", "Share"], rows))
-    if faults := statistics.get("items_faults"):
-        rows = [
-            Row(FAULTS[name][0].upper() + FAULTS[name][1:], [Cell(count(number))]) for name, number in faults.items()
-        ]
-        tables.append(Table("What products lack, and what could not be read of them", ["", "Products"], rows))
-    if rejected := statistics.get("rejected"):
-        rows = [Row(reason, [Cell(count(number))]) for reason, number in rejected.items()]
-        tables.append(Table("Bad rows, by reason", ["", "Rows"], rows))
-    return tables
-
-
 def _protocol(protocol: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
     """How the figures came about, for people."""
     if split.get("method") == "leave_one_out":
@@ -268,37 +217,6 @@ def _protocol(protocol: Mapping[str, Any], split: Mapping[str, Any]) -> list[str
         else "Products the shopper has met before stay in the ranking: people buy again."
     )
     return [how, f"The whole catalogue is ranked, nothing is sampled; ties are broken by a fixed rule. {seen}"]
-
-
-def _validation(files: Mapping[str, Any]) -> list[Line]:
-    """What TensorFlow Data Validation found; a finding that stops a run is here only after a run that was stopped."""
-    summary, anomalies = files.get("summary"), files.get("anomalies")
-    if summary is None or anomalies is None:
-        return [Line("Not measured: the run has no finished validate step.")]
-    looked = ", ".join(f"{name} {number:,}" for name, number in summary["examples"].items())
-    where = f"TensorFlow Data Validation compared samples ({looked} rows) with the schema in {summary['schema']}"
-    if not anomalies:
-        return [Line(f"{where} and found nothing against it.", "good")]
-    return [
-        Line(f"{where} and found {summary['stop']} anomalies that stop a run and {summary['warn']} to look at:"),
-        *(Line(_anomaly(found), "bad" if found["severity"] == "stop" else "") for found in anomalies),
-    ]
-
-
-def _anomaly(found: Mapping[str, Any]) -> str:
-    return f"{found['dataset']}, {found['feature']}: {found['description']} ({found['rule']})"
-
-
-def _drift_table(files: Mapping[str, Any]) -> Table | None:
-    """Distance of each later span's categories from the training span."""
-    drift = (files.get("summary") or {}).get("drift") or {}
-    features = sorted({feature for distances in drift.values() for feature in distances})
-    if not features:
-        return None
-    rows = [
-        Row(feature, [Cell(metric(distances.get(feature)), "") for distances in drift.values()]) for feature in features
-    ]
-    return Table("Drift: largest change of one value's share", ["Feature", *(readable(name) for name in drift)], rows)
 
 
 def _places(run: Path) -> list[tuple[str, str]]:
@@ -327,8 +245,3 @@ def _configuration(records: Mapping[str, Any]) -> list[tuple[str, str]]:
     for record in records.values():
         sections.update(record.get("config", {}))
     return flat(sections)
-
-
-def day(seconds: float | None) -> str:
-    """A date in UTC."""
-    return ABSENT if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y")

@@ -11,6 +11,7 @@ STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Limit = Annotated[float, Field(ge=0)]
 # What a product's content is made of; "image" stands for the vectors of its picture.
 Content = Literal["category", "brand", "attributes", "price", "title", "description", "image"]
 
@@ -86,13 +87,44 @@ class TransformConfig:
     sample_day_events: Positive = 5_000
 
 
+Severity = Literal["stop", "warn", "off"]
+
+
 @dataclass(frozen=True, config=STRICT)
 class ValidateConfig:
-    """TensorFlow Data Validation over the transform's output."""
+    """TensorFlow Data Validation over the transform's output, and what is compared with the last blessed run."""
 
     # Folder of the reviewed schema (events.pbtxt, items.pbtxt). None: RUN/schema, inferred on the first run and kept.
     schema: str | None = None
+    # Run folder whose blessed statistics (RUN/baseline) are compared with. None: those of the run itself, if any.
+    baseline: str | None = None
+    # Of a rule of transform/findings.py, where it differs from what is shipped there.
+    severity: dict[str, Severity] = field(default_factory=dict)
     # L-infinity distance of categorical features between training and later spans that stops the run.
-    max_drift: Annotated[float, Field(ge=0)] = 0.5
-    # Products whose statistics are taken, evenly drawn over the catalogue.
+    max_drift: Limit = 0.5
+    # The same from the last blessed run, by span, slice and day; Jensen-Shannon divergence (base 2) of numbers.
+    max_change: Limit = 0.25
+    max_divergence: Limit = 0.2
+    # Change that does not stop a run but makes `tandem validate --retrain-status` ask for a training.
+    retrain_change: Limit = 0.1
+    # Without a blessed run, the newest days that are compared with those before; findings about them warn.
+    newest_days: Positive = 7
+    # Events of a day, of a type or of a slice, fewer or more than usual; also of returning shoppers.
+    max_volume_change: Share = 0.4
+    # Jensen-Shannon divergence of a day's events by hour from the usual.
+    max_hour_change: Limit = 0.05
+    # Added shares of a day's events: missing values, values never seen, repeated rows, rejected rows.
+    max_missing_change: Limit = 0.1
+    max_new_values: Limit = 0.1
+    max_duplicates: Limit = 0.05
+    max_rejected: Limit = 0.02
+    # Of one shopper, of those far above the usual, and in sessions that several share.
+    max_shopper_share: Limit = 0.1
+    # Products that the catalogue may lose or that may get other ids since the last blessed run.
+    max_catalogue_loss: Share = 0.3
+    # Difference between training examples and logged requests, and requests' products that nobody knows.
+    max_skew: Limit = 0.25
+    max_unknown_products: Limit = 0.2
+    # Products, and events of the newest days, whose statistics are taken, evenly drawn; of a slice a quarter.
     sample_items: Positive = 50_000
+    sample_events: Positive = 20_000

@@ -11,6 +11,7 @@ A table of counts has one row for each day, measure, type, feature and value tha
 | shoppers | – | – | – | shoppers with an event |
 | returning | – | – | – | of them, those with an event on an earlier day |
 | sessions | – | – | – | sessions with an event |
+| shared_sessions | – | – | – | events with a session id of the shop's that another shopper of the bucket has, too |
 | busiest | – | – | – | events of the shopper who has most |
 | duplicates | – | – | – | events that repeat another one in every column; no other measure counts them |
 | content | – | – | – | fingerprint of who did what to which product at which time of day, modulo 2^64 |
@@ -152,10 +153,20 @@ def _count_shoppers(tally: _Tally, events: "Events", day: np.ndarray, session: n
     keys = [column[in_order] for column in (events.user, session, day)]
     begun = np.logical_or.reduce([np.diff(key, prepend=key[0] - 1) != 0 for key in keys])
     tally.add("sessions", keys[2][begun])
+    tally.add("shared_sessions", day[_shared_sessions(events)])
     days, numbers = np.unique(of_day, return_inverse=True)
     busiest = np.zeros(len(days), np.int64)
     np.maximum.at(busiest, numbers, loads)
     tally.add_numbers("busiest", days, busiest)
+
+
+def _shared_sessions(events: "Events") -> np.ndarray:
+    """Bool [events]: the shop's session id stands with several shoppers; they are in order."""
+    ends = int(events.session.max(initial=_ABSENT)) + 2
+    first, last = np.full(ends, _ABSENT), np.full(ends, _ABSENT)
+    first[events.session[::-1]] = events.user[::-1]
+    last[events.session] = events.user
+    return (events.session != _ABSENT) & (first != last)[events.session]
 
 
 def _content(events: "Events", day: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,126 @@
+"""Guards the distribution of features against earlier ones: L-infinity of categories, Jensen-Shannon of numbers.
+
+TensorFlow Data Validation measures; see Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on
+Information Theory 37 (1991), for the divergence, which goes from 0 to 1 in base 2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+
+from transform.data_statistics import Statistics, features_of, missing_share, value_counts
+from transform.findings import Anomaly, found
+from transform.guard_days import new_values_text
+
+# Numbers are compared from so many values on.
+_LEAST_VALUES = 20
+# Values whose coming and going is watched: closed lists, or lists that change slowly.
+_LISTED = ("category", "surface", "position")
+_LEAST_GROUPS = 10
+# TFDV's histograms of numbers.
+_BINS = 10
+_SIGMAS = 3.5
+# Ids, texts and dates differ from row to row or from span to span: their shares say nothing. Amounts beside prices
+# are compared where they are classes (events of a day).
+_UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday", "hour")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may differ, and how many rows come together (events of one shopper)."""
+
+    categories: float  # L-infinity
+    numbers: float  # Jensen-Shannon
+    missing: float
+    new_values: float
+    group: float = 1.0
+
+
+def drift(
+    dataset: str, now: Statistics, before: Statistics, limits: Limits, rule: str = "DRIFT_HIGH"
+) -> tuple[list[Anomaly], dict[str, float]]:
+    """Findings, and the distance of each feature that both have.
+
+    A limit is widened by what chance alone gives for so few rows. `rule` names the findings about distances.
+    """
+    ours, theirs = features_of(now), features_of(before)
+    rows, rows_before = now.datasets[0].num_examples, before.datasets[0].num_examples
+    schema, widened = schema_pb2.Schema(), {}
+    findings = []
+    for name in theirs:
+        if name in _UNCOMPARED:
+            continue
+        usual = missing_share(theirs[name], rows_before)
+        missing = missing_share(ours[name], rows) if name in ours else 1.0
+        if missing > usual + limits.missing + _SIGMAS * np.sqrt(usual * (1 - usual) * limits.group / rows):
+            limit = f"limit +{limits.missing:.0%}"
+            text = f"The value is missing in {missing:.1%} of the rows; {usual:.1%} are usual ({limit})."
+            findings.append(found(dataset, name, "MISSING_HIGH", text))
+        present = rows * (1 - missing)
+        if present < _LEAST_VALUES or theirs[name].type != ours[name].type:
+            continue
+        if name in _LISTED:
+            findings += _listed(dataset, name, value_counts(ours[name]), value_counts(theirs[name]), limits, rows)
+        widened[name] = _comparator(schema, name, ours[name].HasField("num_stats"), present, rows, limits)
+    result = tfdv.validate_statistics(now, schema, previous_statistics=before)
+    distances = {
+        info.path.step[0]: info.drift_measurements[0].value
+        for info in result.drift_skew_info
+        if info.drift_measurements
+    }
+    for name, distance in sorted(distances.items()):
+        if distance > sum(widened[name]):
+            findings.append(found(dataset, name, rule, _text(result, name, distance, *widened[name])))
+    return findings, distances
+
+
+def _comparator(
+    schema: schema_pb2.Schema, name: str, is_number: bool, present: float, rows: int, limits: Limits
+) -> tuple[float, float]:
+    """Adds the feature to `schema`; returns its limit and what is allowed for chance."""
+    feature = schema.feature.add(name=name)
+    # Of values that are rare among the events, fewer come together.
+    group = 1 + (limits.group - 1) * present / rows
+    if is_number:
+        feature.type = schema_pb2.FLOAT
+        allowed = 3 * (_BINS - 1) * group / (8 * np.log(2) * present)
+        feature.drift_comparator.jensen_shannon_divergence.threshold = limits.numbers + allowed
+        return limits.numbers, allowed
+    feature.type = schema_pb2.BYTES
+    allowed = _SIGMAS * np.sqrt(group / (4 * present))
+    feature.drift_comparator.infinity_norm.threshold = limits.categories + allowed
+    return limits.categories, allowed
+
+
+def _text(result: anomalies_pb2.Anomalies, name: str, distance: float, limit: float, allowed: float) -> str:
+    kinds = anomalies_pb2.AnomalyInfo
+    reasons = result.anomaly_info[name].reason if name in result.anomaly_info else []
+    for why in reasons:
+        if why.type == kinds.COMPARATOR_L_INFTY_HIGH:
+            value = why.description.rpartition(": ")[2]
+            return (
+                f"The share of one value, {value!r}, has changed by {distance:.3f} (L-infinity; limit {limit}, and "
+                f"{allowed:.3f} for chance)."
+            )
+    return f"The Jensen-Shannon divergence is {distance:.3f} (limit {limit}, and {allowed:.3f} for chance)."
+
+
+def _listed(
+    dataset: str, name: str, now: dict[str, float], before: dict[str, float], limits: Limits, rows: int
+) -> Iterator[Anomaly]:
+    """Values that nobody has seen before, and values that are gone."""
+    total, total_before = sum(now.values()), sum(before.values())
+    new = pd.Series({value: count for value, count in now.items() if value not in before}, dtype=float)
+    # A list of a thousand values is not whole: what is not in it may have been there.
+    if new.sum() > limits.new_values * total and len(before) < 1000:
+        yield found(dataset, name, "NEW_VALUES", new_values_text(new, set(before), new.sum() / total))
+    group = 1 + (limits.group - 1) * total / rows
+    for value, count in before.items():
+        expected = count / total_before * total
+        if value not in now and expected >= _LEAST_GROUPS * group and len(now) < 1000:
+            text = f"No row has the value {value!r}; {expected:,.0f} of these rows would be usual."
+            yield found(dataset, name, "VANISHED", text)
