@@ -171,6 +171,7 @@ def assemble_metrics(run: Path) -> Path:
         StepError: one of those that measure has not run.
     """
     from pipeline.embedding_quality import MEASURED_FILE, embedding_quality
+    from pipeline.skew import read_skew
 
     config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
     metrics = _measured(run, "evaluate", "metrics.json")
@@ -182,6 +183,8 @@ def assemble_metrics(run: Path) -> Path:
     metrics["dataset"]["name"] = config["name"]
     metrics["data"] = _measured(run, "validate", "summary.json")
     metrics["data"]["findings"] = _measured(run, "validate", "anomalies.json")
+    if (requests := read_skew(run)) is not None:
+        metrics["data"]["requests"] = requests
     measured = _measured(run, "embedding-quality", MEASURED_FILE)
     metrics["embedding_quality"] = embedding_quality(measured, metrics, _drifts(run), config["warm_start"])
     path = run / "metrics.json"

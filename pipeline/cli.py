@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_transfer(commands)
     report = _command(commands, "report", _report, "reads a run's results; writes RUN/metrics.json, RUN/report.html")
     report.add_argument("run", type=Path, metavar="RUN")
+    _add_skew(commands)
     _add_serve(commands)
     _add_recommend(commands)
     _add_batch(commands)
@@ -204,6 +205,24 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--picture", action="store_true", help="take the layers that read pictures")
     parser.add_argument("--attributes", action="store_true", help="take categories, brands and attributes by name")
     parser.add_argument("--network", action="store_true", help="take fusion, towers and transformer")
+
+
+def _add_skew(commands: argparse._SubParsersAction) -> None:
+    about = (
+        "compares requests that servers have logged with what the run was trained on; reads --requests, RUN/schema and "
+        "RUN/steps/transform; writes RUN/skew.json. Exit status: 0 they are alike or there are warnings, 3 they are "
+        "not, 1 the check itself failed"
+    )
+    parser = _command(commands, "skew", _skew, about)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--requests",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a log or a folder of logs: *.tfrecord[.gz] of PredictionLog as TensorFlow Serving writes, or *.jsonl "
+        "of REST bodies",
+    )
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
@@ -400,6 +419,12 @@ def _validate(parsed: argparse.Namespace) -> int:
     _step(parsed)
     summary = json.loads((step_directory(parsed.out, "validate") / SUMMARY_FILE).read_text(encoding="utf-8"))
     return RETRAIN_STATUS if parsed.retrain_status and summary["retrain"] else 0
+
+
+def _skew(parsed: argparse.Namespace) -> None:
+    from pipeline.skew import skew
+
+    skew(parsed.run, parsed.requests)
 
 
 def _publish(parsed: argparse.Namespace) -> None:

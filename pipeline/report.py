@@ -51,7 +51,10 @@ def read_results(run: Path) -> Results:
         run=run,
         metrics=_needed(run / "metrics.json", "tandem run"),
         statistics=_needed(step_directory(run, "transform") / "statistics.json", "tandem transform"),
-        validation={path.stem: _json(path) for path in sorted(step_directory(run, "validate").glob("*.json"))},
+        validation={
+            path.stem: _json(path)
+            for path in (*sorted(step_directory(run, "validate").glob("*.json")), run / "skew.json")
+        },
         histories={step.name: _json(step_directory(run, step.name) / "history.json") or [] for step in STEPS},
         records={step.name: _json(step_directory(run, step.name) / RECORD) or {} for step in STEPS},
         examples=examples or [],

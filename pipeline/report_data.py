@@ -73,11 +73,23 @@ def validation_lines(files: Mapping[str, Any]) -> list[Line]:
     looked = ", ".join(f"{name} {number:,}" for name, number in summary["examples"].items())
     where = f"TensorFlow Data Validation compared samples ({looked} rows) with the schema in {summary['schema']}"
     if not anomalies:
-        return [Line(f"{where} and found nothing against it.", "good")]
+        return [Line(f"{where} and found nothing against it.", "good"), *_request_lines(files.get("skew"))]
     return [
         Line(f"{where} and found {summary['stop']} anomalies that stop a run and {summary['warn']} to look at:"),
         *(Line(_anomaly(found), "bad" if found["severity"] == "stop" else "") for found in anomalies),
+        *_request_lines(files.get("skew")),
     ]
+
+
+def _request_lines(skew: Mapping[str, Any] | None) -> list[Line]:
+    """How the requests that were logged compare with the training span."""
+    if skew is None:
+        return []
+    text = f"Of {skew['requests']:,} logged requests {skew['looked_at']:,} were compared with the training span"
+    if not skew["findings"]:
+        return [Line(f"{text}: nothing against them.", "good")]
+    lines = [Line(_anomaly(found), "bad" if found["severity"] == "stop" else "") for found in skew["findings"]]
+    return [Line(f"{text}:"), *lines]
 
 
 def _anomaly(found: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ def item_statistics(transform_dir: Path, sample_items: int) -> Statistics:
     size = counts["items_catalogue"] + counts["items_only_in_events"]
     batch = decode(list(records(files, -(-size // sample_items))))
     columns = {name: batch.column(name) for name in _ITEM_COLUMNS if name in batch.schema.names}
-    columns["has_image"] = _lists(pc.is_valid(batch.column("image")).cast(pa.int64()))
+    columns["has_image"] = as_lists(pc.is_valid(batch.column("image")).cast(pa.int64()))
     return batch_statistics(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
 
 
@@ -76,7 +76,7 @@ def event_statistics(rows: pa.Table, most: int) -> Statistics:
         columns[name] = _power(rows[name].combine_chunks()).cast(pa.string()).cast(pa.large_binary())
     columns["position"] = rows["position"].combine_chunks().cast(pa.string()).cast(pa.large_binary())
     columns["price"] = pc.log10(pc.add(rows["price"], 1.0)).combine_chunks().cast(pa.float32())
-    lists = {name: _lists(values) for name, values in columns.items() if values.null_count < len(values)}
+    lists = {name: as_lists(values) for name, values in columns.items() if values.null_count < len(values)}
     return batch_statistics(pa.RecordBatch.from_arrays(list(lists.values()), names=list(lists)))
 
 
@@ -103,7 +103,7 @@ def _power(numbers: pa.Array) -> pa.Array:
     return pa.array(powers, mask=absent)
 
 
-def _lists(values: pa.Array) -> pa.LargeListArray:
+def as_lists(values: pa.Array) -> pa.LargeListArray:
     """Each value as a list of itself; null where it is null."""
     absent = pc.is_null(values).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(~absent)])

@@ -47,6 +47,7 @@ RULES: dict[str, tuple[str, str]] = {
     "IDS_REPLACED": (STOP, "Check how item_id is made: the models know products by it."),
     "LEAK": (STOP, _RUN_TRANSFORM),
     "SKEW_HIGH": (STOP, "Make client and training agree on how the feature is made, or train on newer data."),
+    "NOT_SECONDS": (STOP, "Send seconds since 1970-01-01 in UTC."),
     "UNKNOWN_PRODUCTS_HIGH": (STOP, "Check that clients send the shop's item_id, or refresh the catalogue."),
 }
 _TFDV_RULES = tuple(anomalies_pb2.AnomalyInfo.Type.keys())

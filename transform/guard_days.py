@@ -295,16 +295,16 @@ def _hours(day: _Day, config: ValidateConfig) -> Iterator[Anomaly]:
     counts, expected = today.to_numpy(float), usual.median(axis=1).to_numpy(float)
     if not counts.sum() or not expected.sum():
         return
-    empty = [hour for hour in range(24) if counts[hour] == 0 and expected[hour] >= _LEAST_GROUPS * day.group]
-    if empty:
+    empty = [hour for hour in range(24) if counts[hour] == 0 and expected[hour]]
+    if expected[empty].sum() >= _LEAST_GROUPS * day.group:
         share = expected[empty].sum() / expected.sum()
         text = (
             f"No event in {len(empty)} hours from {empty[0]:02d}:00 to {empty[-1]:02d}:59 UTC that usually have "
             f"{share:.0%} of a day's events."
         )
         yield found(day.name, "hour", "HOURS_EMPTY", text)
-    # Of a distance over 24 hours, what chance alone gives: (bins − 1) / (8 n ln 2) on average.
-    allowed = 3 * 23 / (8 * np.log(2) * counts.sum() / day.group)
+    # What chance alone gives is (bins − 1) / (8 n ln 2) on average, with a deviation of 0.3 of that for 24 bins.
+    allowed = 2 * 23 / (8 * np.log(2) * counts.sum() / day.group)
     distance = jensenshannon(counts, expected, base=2) ** 2
     if distance <= config.max_hour_change + allowed:
         return

@@ -6,6 +6,7 @@ Information Theory 37 (1991), for the divergence, which goes from 0 to 1 in base
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ _SIGMAS = 3.5
 _UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday", "hour")
 
 
+Kind = Literal["drift", "skew"]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What may differ, and how many rows come together (events of one shopper)."""
@@ -41,11 +45,12 @@ class Limits:
 
 
 def drift(
-    dataset: str, now: Statistics, before: Statistics, limits: Limits, rule: str = "DRIFT_HIGH"
+    dataset: str, now: Statistics, before: Statistics, limits: Limits, kind: Kind = "drift"
 ) -> tuple[list[Anomaly], dict[str, float]]:
     """Findings, and the distance of each feature that both have.
 
-    A limit is widened by what chance alone gives for so few rows. `rule` names the findings about distances.
+    A limit is widened by what chance alone gives for so few rows. With the kind "skew", `now` are requests and
+    `before` training examples.
     """
     ours, theirs = features_of(now), features_of(before)
     rows, rows_before = now.datasets[0].num_examples, before.datasets[0].num_examples
@@ -65,34 +70,47 @@ def drift(
             continue
         if name in _LISTED:
             findings += _listed(dataset, name, value_counts(ours[name]), value_counts(theirs[name]), limits, rows)
-        widened[name] = _comparator(schema, name, ours[name].HasField("num_stats"), present, rows, limits)
-    result = tfdv.validate_statistics(now, schema, previous_statistics=before)
-    distances = {
-        info.path.step[0]: info.drift_measurements[0].value
-        for info in result.drift_skew_info
-        if info.drift_measurements
-    }
+        feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
+        comparator = getattr(feature, f"{kind}_comparator")
+        widened[name] = _widened(feature, comparator, ours[name].HasField("num_stats"), present, rows, limits)
+    result, distances = _measured(now, before, schema, kind)
     for name, distance in sorted(distances.items()):
         if distance > sum(widened[name]):
-            findings.append(found(dataset, name, rule, _text(result, name, distance, *widened[name])))
+            text = _text(result, name, distance, *widened[name])
+            findings.append(found(dataset, name, f"{kind.upper()}_HIGH", text))
     return findings, distances
 
 
-def _comparator(
-    schema: schema_pb2.Schema, name: str, is_number: bool, present: float, rows: int, limits: Limits
+def _measured(
+    now: Statistics, before: Statistics, schema: schema_pb2.Schema, kind: Kind
+) -> tuple[anomalies_pb2.Anomalies, dict[str, float]]:
+    """What TFDV says, and its distances by feature."""
+    if kind == "skew":
+        result = tfdv.validate_statistics(before, schema, serving_statistics=now)
+    else:
+        result = tfdv.validate_statistics(now, schema, previous_statistics=before)
+    measured = {info.path.step[0]: getattr(info, f"{kind}_measurements") for info in result.drift_skew_info}
+    return result, {name: found[0].value for name, found in measured.items() if found}
+
+
+def _widened(
+    feature: schema_pb2.Feature,
+    comparator: schema_pb2.FeatureComparator,
+    is_number: bool,
+    present: float,
+    rows: int,
+    limits: Limits,
 ) -> tuple[float, float]:
-    """Adds the feature to `schema`; returns its limit and what is allowed for chance."""
-    feature = schema.feature.add(name=name)
+    """Sets the feature's threshold; returns its limit and what is allowed for chance."""
     # Of values that are rare among the events, fewer come together.
     group = 1 + (limits.group - 1) * present / rows
     if is_number:
         feature.type = schema_pb2.FLOAT
         allowed = 3 * (_BINS - 1) * group / (8 * np.log(2) * present)
-        feature.drift_comparator.jensen_shannon_divergence.threshold = limits.numbers + allowed
+        comparator.jensen_shannon_divergence.threshold = limits.numbers + allowed
         return limits.numbers, allowed
-    feature.type = schema_pb2.BYTES
     allowed = _SIGMAS * np.sqrt(group / (4 * present))
-    feature.drift_comparator.infinity_norm.threshold = limits.categories + allowed
+    comparator.infinity_norm.threshold = limits.categories + allowed
     return limits.categories, allowed
 
 

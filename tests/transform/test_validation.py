@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorflow_metadata.proto.v0 import schema_pb2
 
+from protos.feature_schema_pb2 import FeatureSchema
+from transform.arrow_files import write_table
 from transform.beam_transform import run_transform
 from transform.checks import DataError
 from transform.config import TransformConfig, ValidateConfig
+from transform.day_counts import DAYS_FILE, NO_DAYS
+from transform.day_sample import DAY_SAMPLE_FILE
+from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.simulator import SimulatorConfig, simulate
 from transform.tfrecords import Column, encode_examples, write_tfrecords
 from transform.validation import run_validation
@@ -47,6 +55,7 @@ def products(**more: Sequence[Any] | None) -> Rows:
         "category": [f"Clothing > {number % 3}" for number in range(50)],
         "price_raw": np.linspace(1, 9, 50, dtype=np.float32),
         "available": np.ones(50, np.int64),
+        "train_count": np.full(50, ROWS // 50),
         "image": [b"PNG" if number % 2 else None for number in range(50)],
         **more,
     }
@@ -73,7 +82,21 @@ def transformed(
     write_rows(folder / "samples" / "events-validation.tfrecord", validation or events(2))
     write_rows(folder / "samples" / "events-test.tfrecord", test or events(3))
     write_rows(folder / "items-00000-of-00001.tfrecord", items or products())
-    (folder / "statistics.json").write_text(json.dumps({"items_catalogue": 50, "items_only_in_events": 0}))
+    write_table(str(folder / "samples" / DAY_SAMPLE_FILE), pa.table({}))
+    write_table(str(folder / DAYS_FILE), NO_DAYS)
+    write_vocabulary(folder / VOCABULARY_FOLDER / ITEM_IDS_FILE, [f"sku-{number}" for number in range(50)])
+    write_schema(folder, FeatureSchema())
+    statistics = {
+        "rows_read": ROWS,
+        "rejected": {},
+        "users": 0,
+        "items_catalogue": 50,
+        "items_only_in_events": 0,
+        "split": {"method": "leave_one_out"},
+        "spans": {"train": {"interactions": ROWS}},
+        "context_counts": {},
+    }
+    (folder / "statistics.json").write_text(json.dumps(statistics))
     return folder
 
 
@@ -127,7 +150,8 @@ def test_a_reviewed_schema_is_obeyed(tmp_path: Path) -> None:
 def test_a_vanished_feature_stops_and_says_how_to_accept_it(tmp_path: Path) -> None:
     message = refused(tmp_path, "test span, feature 'device', rule SCHEMA_MISSING_COLUMN", test=events(3, device=None))
     assert f"(schema: {tmp_path / 'schema' / 'events.pbtxt'})" in message
-    assert "accept the change by editing the feature in that schema file" in message
+    assert "accept what is right: a limit of validate" in message
+    assert "or the feature in the schema file" in message
     (found,) = json.loads((tmp_path / "out" / "anomalies.json").read_text())
     assert (found["dataset"], found["feature"], found["severity"]) == ("test", "device", "stop")
 
@@ -204,6 +228,33 @@ def test_drift_beyond_half_of_the_limit_warns(tmp_path: Path) -> None:
     shifted = ["mobile"] * 160 + ["desktop"] * 240
     (found,) = check(tmp_path, test=events(3, device=shifted))
     assert (found["feature"], found["rule"], found["severity"]) == ("device", "DRIFT_NEAR_LIMIT", "warn")
+
+
+def test_a_severity_can_be_changed_or_switched_off(tmp_path: Path) -> None:
+    flipped = ["mobile"] * 40 + ["desktop"] * 360
+    for severity, expected in (("warn", ["warn"]), ("off", [])):
+        config = ValidateConfig(severity={"COMPARATOR_L_INFTY_HIGH": severity})
+        found = check(tmp_path / severity, config, test=events(3, device=flipped))
+        assert [anomaly["severity"] for anomaly in found] == expected
+
+
+def test_a_severity_of_an_unknown_rule_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'VOLUME_LO' is no rule of the guards .* Did you mean 'VOLUME_LOW'\?"):
+        check(tmp_path, ValidateConfig(severity={"VOLUME_LO": "off"}))
+
+
+def test_a_schema_without_environments_says_what_to_add(tmp_path: Path) -> None:
+    check(tmp_path)
+    file = tmp_path / "schema" / "events.pbtxt"
+    file.write_text("\n".join(line for line in file.read_text().split("\n") if "default_environment" not in line))
+    refused(tmp_path, "must name its environments, `default_environment: 'TRAINING'`")
+
+
+def test_what_serving_cannot_know_is_not_in_its_environment(tmp_path: Path) -> None:
+    check(tmp_path)
+    schema = text_format.Parse((tmp_path / "schema" / "events.pbtxt").read_text(), schema_pb2.Schema())
+    absent = {feature.name for feature in schema.feature if "SERVING" in feature.not_in_environment}
+    assert absent == {"price", "known_item", "category"}
 
 
 def test_a_damaged_schema_names_the_file(tmp_path: Path) -> None:
