@@ -5,7 +5,7 @@ A table of counts has one row for each day, measure, type, feature and value tha
 | measure | type | feature | value | count |
 |---|---|---|---|---|
 | events | type | – | – | events |
-| events | type | device, region | value, null = missing | events |
+| events | type | device, region | value | events that have one |
 | hours | – | – | hour of the day, UTC | events |
 | load | – | – | k | events of shoppers who have 2^k to 2^(k+1) − 1 of them that day |
 | shoppers | – | – | – | shoppers with an event |
@@ -74,7 +74,8 @@ def day_counts(events: "Events", session: np.ndarray, repeated_times: np.ndarray
     for name in SLICES:
         codes, values = getattr(events, name), getattr(events, f"{name}_values").to_pylist()
         if len(values):
-            tally.add("events", day, types=(events.type, types), feature=name, values=(codes, values))
+            told = codes != _ABSENT
+            tally.add("events", day[told], (events.type[told], types), name, (codes[told], values))
     hours = (events.timestamp // HOUR % 24).astype(np.int64)
     tally.add("hours", day, values=(hours, [f"{hour:02d}" for hour in range(24)]))
     tally.add("duplicates", repeated_times // DAY)
@@ -96,13 +97,13 @@ class _Tally:
         day: np.ndarray,
         types: tuple[np.ndarray, list[str | None]] | None = None,
         feature: str | None = None,
-        values: tuple[np.ndarray, list[str]] | None = None,
+        values: tuple[np.ndarray, list[str | None]] | None = None,
     ) -> None:
-        """Rows by day, type and value; both are codes [rows] and the names that they index, −1 = missing."""
+        """Rows by day, type and value; both are codes [rows] and the names that they index."""
         type_codes, type_names = types or (np.zeros(len(day), np.int64), [None])
-        codes, names = values or (np.full(len(day), _ABSENT), [])
-        width = len(names) + 1
-        key = ((day - self.first) * len(type_names) + type_codes) * width + (codes + 1)
+        codes, names = values or (np.zeros(len(day), np.int64), [None])
+        width = len(names)
+        key = ((day - self.first) * len(type_names) + type_codes) * width + codes
         bins = int(key.max(initial=-1)) + 1
         if bins <= 4 * len(key) + 2**20:
             counts = np.bincount(key, minlength=bins)
@@ -117,7 +118,7 @@ class _Tally:
             counts,
             pa.array(type_names, pa.string()).take(pa.array(of_type % len(type_names))),
             feature,
-            pa.array([None, *names], pa.string()).take(pa.array(found % width)),
+            pa.array(names, pa.string()).take(pa.array(found % width)),
         )
 
     def add_numbers(self, measure: str, days: np.ndarray, counts: np.ndarray) -> None:

@@ -28,6 +28,8 @@ _LARGEST_GAP = 7
 # Classes of heavy shoppers are those that usually have at most this share of the events.
 _HEAVY = 0.01
 _ALL = "all events"
+# A type of a slice with fewer events is left to what is said of the type and of the slice.
+_LEAST_EVENTS = 100
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class _Day:
         today = today.reindex(usual.index, fill_value=0)
         of_types = _select(usual, "events", feature="")
         events = of_types.sum().median()
-        if not events:
+        if not others or not events:
             return None
         load = _select(usual, "load").sum(axis=1)
         group = _together(load.index.get_level_values("value"), load)
@@ -194,47 +196,41 @@ def _select(rows: pd.Series | pd.DataFrame, measure: str, **keys: str) -> pd.Ser
 
 def _volume(day: _Day, config: ValidateConfig) -> Iterator[Anomaly]:
     """Too few and too many events: all, by type, by slice, by both. A part that moved as its whole did is not named."""
+    change = config.max_volume_change
     ratios: dict[tuple[str, str], float] = {}
-    for kind, feature, value, today, usual in _cells(day):
-        share = 1.0
-        if kind:
-            share = np.median(day.total("events", type=kind, feature="")[1]) / day.events
-        group = 1 + day.group * share
+    for kind, feature, value, today, days in _cells(day):
+        usual = float(np.median(days))
+        of_kind = np.median(day.total("events", type=kind, feature="")[1]) if kind else day.events
+        group = 1 + day.group * of_kind / day.events
+        rule = _volume_rule(today, days, group, change)
         parents = [ratios[key] for key in (("", ""), (kind, ""), ("", f"{feature}={value}")) if key in ratios]
-        name = kind or (feature or _ALL)
-        of_what = _named(kind, feature, value)
-        rule = _volume_rule(today, usual, group, config.max_volume_change)
-        explained = any(
-            _volume_rule(today, usual * ratio, group, config.max_volume_change) is None for ratio in parents
-        )
-        if rule is None or (parents and explained):
+        explained = any(_volume_rule(today, days * ratio, group, change) is None for ratio in parents)
+        too_few = kind and feature and max(today, usual) < _LEAST_EVENTS
+        if rule is None or explained or too_few:
             continue
         ratios[kind, f"{feature}={value}" if feature else ""] = today / usual
-        limit = f"limit ±{config.max_volume_change:.0%}"
-        text = f"{today:,.0f} {of_what} came; {usual:,.0f} are usual on such a day ({limit})."
-        yield found(day.name, name, rule, text)
-    shoppers, usual_shoppers = day.total("shoppers")
-    rule = _volume_rule(shoppers, float(np.median(usual_shoppers)), 1, config.max_volume_change)
+        of_what = _named(kind, feature, value)
+        text = f"{today:,.0f} {of_what} came; {usual:,.0f} are usual on such a day (limit ±{change:.0%})."
+        yield found(day.name, kind or feature or _ALL, rule, text)
+    shoppers, days = day.total("shoppers")
+    rule = _volume_rule(shoppers, days, 1, change)
     if rule and ("", "") not in ratios:
-        text = f"{shoppers:,.0f} shoppers came; {np.median(usual_shoppers):,.0f} are usual on such a day."
+        text = f"{shoppers:,.0f} shoppers came; {np.median(days):,.0f} are usual on such a day (limit ±{change:.0%})."
         yield found(day.name, "user_id", rule, text)
 
 
-def _cells(day: _Day) -> Iterator[tuple[str, str, str, float, float]]:
-    """Type, feature, value ("" = all of them), count today and as usual; wholes before their parts."""
+def _cells(day: _Day) -> Iterator[tuple[str, str, str, float, np.ndarray]]:
+    """Type, feature, value ("" = all of them), count today and on the other days; wholes before their parts."""
     types = sorted(set(_select(day.usual, "events", feature="").index.get_level_values("type")))
-    today, usual = day.total("events", feature="")
-    yield "", "", "", today, float(np.median(usual))
+    yield "", "", "", *day.total("events", feature="")
     for kind in types:
-        today, usual = day.total("events", feature="", type=kind)
-        yield kind, "", "", today, float(np.median(usual))
+        yield kind, "", "", *day.total("events", feature="", type=kind)
     for kind in ("", *types):
         for feature in SLICES:
             keys = {"type": kind} if kind else {}
             values = set(_select(day.usual, "events", feature=feature, **keys).index.get_level_values("value"))
-            for value in sorted(values - {""}):
-                today, usual = day.total("events", feature=feature, value=value, **keys)
-                yield kind, feature, value, today, float(np.median(usual))
+            for value in sorted(values):
+                yield kind, feature, value, *day.total("events", feature=feature, value=value, **keys)
 
 
 def _named(kind: str, feature: str, value: str) -> str:
@@ -242,14 +238,18 @@ def _named(kind: str, feature: str, value: str) -> str:
     return f"{of_type} with {feature} {value!r}" if feature else of_type
 
 
-def _volume_rule(today: float, usual: float, group: float, limit: float) -> str | None:
-    """The rule that a count breaks, of events that come `group` at a time."""
-    allowed = _SIGMAS * np.sqrt(usual * group)
+def _volume_rule(today: float, days: np.ndarray, group: float, limit: float) -> str | None:
+    """The rule that a count breaks, beside that of other days, of events that come `group` at a time.
+
+    Too few is less than the median; too many is more than ever, so that a day that was missed excuses nothing and a
+    weekly peak is not told each time.
+    """
+    usual, highest = float(np.median(days)), float(days.max())
     if today == 0 and usual >= _LEAST_GROUPS * group:
         return "VANISHED"
-    if today < usual * (1 - limit) - allowed:
+    if today < usual * (1 - limit) - _SIGMAS * np.sqrt(usual * group):
         return "VOLUME_LOW"
-    if today > usual / (1 - limit) + allowed and usual > 0:
+    if today > highest / (1 - limit) + _SIGMAS * np.sqrt(highest * group) and usual > 0:
         return "VOLUME_HIGH"
     return None
 
@@ -263,17 +263,16 @@ def _values(day: _Day, config: ValidateConfig) -> Iterator[Anomaly]:
             continue
         by_value = rows.groupby("value").sum()
         seen = usual.groupby("value").sum()
-        # A shop that does not send the column at all has no rows of it.
-        missing = by_value.get("", 0) + events - by_value.sum()
-        usually = np.median((seen.T.get("", 0) + usual_events - seen.sum()) / np.maximum(usual_events, 1))
+        missing = events - by_value.sum()
+        usually = np.median((usual_events - seen.sum().to_numpy()) / np.maximum(usual_events, 1))
         if missing / events > usually + config.max_missing_change:
             text = (
                 f"The value is missing in {missing / events:.1%} of the events; {usually:.1%} are usual "
                 f"(limit +{config.max_missing_change:.0%})."
             )
             yield found(day.name, feature, "MISSING_HIGH", text)
-        known = {value for value in seen.index if value and seen.loc[value].any()}
-        unseen = by_value[[value for value in by_value.index if value and value not in known]]
+        known = {value for value in seen.index if seen.loc[value].any()}
+        unseen = by_value[[value for value in by_value.index if value not in known]]
         if unseen.sum() > config.max_new_values * events:
             yield found(day.name, feature, "NEW_VALUES", new_values_text(unseen, known, unseen.sum() / events))
 

@@ -27,7 +27,7 @@ _BINS = 10
 _SIGMAS = 3.5
 # Ids, texts and dates differ from row to row or from span to span: their shares say nothing. Amounts beside prices
 # are compared where they are classes (events of a day).
-_UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday", "hour")
+_UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday")
 
 
 Kind = Literal["drift", "skew"]

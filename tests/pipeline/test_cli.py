@@ -127,6 +127,7 @@ def test_every_command_says_what_it_reads_and_writes(capsys: pytest.CaptureFixtu
         "publish",
         "refresh",
         "transfer",
+        "skew",
         "bench serve",
     ):
         with pytest.raises(SystemExit) as stopped:

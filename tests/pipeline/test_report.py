@@ -249,6 +249,36 @@ def test_anomalies_are_listed(run: Path) -> None:
     assert "test, device: Toaster. (NEW)" in page_of(run).text
 
 
+def test_events_by_day_and_changes_of_features_are_drawn(run: Path) -> None:
+    file = run / "steps" / "validate" / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["events_by_day"] = {"2024-03-01": 100, "2024-03-02": 120}
+    summary["change"] = {"day 2024-03-02": {"device": 0.04}, "day 2024-03-02, region=north": {"device": 0.4375}}
+    file.write_text(json.dumps(summary))
+    page = page_of(run)
+    drawn = [attributes["aria-label"] for attributes in page.of("svg", "chart")]
+    assert {"Events by day", "Change of features"} <= set(drawn)
+    assert "2024-03-01 to 2024-03-02, every event counted" in page.text
+    # The largest of day and slice is drawn, the table has the day alone.
+    assert "0.438" in page.text
+    assert "Change since the last blessed run" in page.text
+
+
+def test_logged_requests_are_told(run: Path) -> None:
+    finding = {
+        "dataset": "requests",
+        "feature": "device",
+        "rule": "SKEW_HIGH",
+        "description": "Far.",
+        "severity": "stop",
+    }
+    skew = {"requests": 1_200, "looked_at": 1_000, "findings": []}
+    (run / "skew.json").write_text(json.dumps(skew))
+    assert "Of 1,200 logged requests 1,000 were compared with the training span: nothing against" in page_of(run).text
+    (run / "skew.json").write_text(json.dumps(skew | {"findings": [finding]}))
+    assert "requests, device: Far. (SKEW_HIGH)" in page_of(run).text
+
+
 def test_five_shoppers_without_pictures_are_shown(run: Path) -> None:
     page = page_of(run)
     assert len(page.of("article", "shopper")) == 5

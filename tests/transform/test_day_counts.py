@@ -67,7 +67,6 @@ def test_a_small_shop_is_counted_by_hand() -> None:
         (0, "events", "view", "region", "north"): 1,
         (0, "events", "view", "region", "south"): 1,
         (0, "events", "impression", "region", "north"): 1,
-        (0, "events", "purchase", "region", None): 1,
         (1, "events", "view", "region", "south"): 1,
         (0, "hours", None, None, "00"): 1,
         (0, "hours", None, None, "01"): 2,
