@@ -57,8 +57,6 @@ def drift(
     schema, widened = schema_pb2.Schema(), {}
     findings = []
     for name in theirs:
-        if name in _UNCOMPARED:
-            continue
         usual = missing_share(theirs[name], rows_before)
         missing = missing_share(ours[name], rows) if name in ours else 1.0
         if missing > usual + limits.missing + _SIGMAS * np.sqrt(usual * (1 - usual) * limits.group / rows):
@@ -66,7 +64,7 @@ def drift(
             text = f"The value is missing in {missing:.1%} of the rows; {usual:.1%} are usual ({limit})."
             findings.append(found(dataset, name, "MISSING_HIGH", text))
         present = rows * (1 - missing)
-        if present < _LEAST_VALUES or theirs[name].type != ours[name].type:
+        if name in _UNCOMPARED or present < _LEAST_VALUES or theirs[name].type != ours[name].type:
             continue
         if name in _LISTED:
             findings += _listed(dataset, name, value_counts(ours[name]), value_counts(theirs[name]), limits, rows)

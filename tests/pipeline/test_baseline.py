@@ -15,15 +15,23 @@ from tests.transform.small_tables import DAY, event, write
 from transform.baseline import read_profile
 from transform.checks import DataError
 
-DAYS = 14
+DAYS, PER_DAY = 14, 600
 
 
-def shop(folder: Path, days: int, per_day: int = 60) -> Path:
-    """A shop of thirty shoppers whose days are alike; a table that is written again counts as new."""
+def shop(folder: Path, days: int, newest: int = PER_DAY, south: int = 0) -> Path:
+    """A shop of 300 shoppers whose days are alike, but for the day after DAYS days.
+
+    That one has `newest` events, of which the first `south` are of another region.
+    """
     events = [
-        event(f"u{number % 30}", f"p{number % 7}", day * DAY + number * 1_000, region="north", price=9.0)
+        event(
+            f"u{number % 300}",
+            f"p{number % 7}",
+            day * DAY + number * 140 + day,
+            region="south" if day == DAYS and number < south else "north",
+        )
         for day in range(days)
-        for number in range(per_day if day < DAYS else 10)
+        for number in range(newest if day == DAYS else PER_DAY)
     ]
     write(write(folder, "events", events), "items", [{"item_id": f"p{number}"} for number in range(7)])
     os.utime(folder / "events.parquet", ns=(days, days))
@@ -46,7 +54,7 @@ def blessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_profile_is_read_as_it_was_written(blessed: Path) -> None:
     profile = read_profile(blessed / "baseline")
-    assert profile.facts == {"rows_read": DAYS * 60, "rejected": 0, "items": 7}
+    assert profile.facts == {"rows_read": DAYS * PER_DAY, "rejected": 0, "items": 7}
     assert sorted(profile.item_ids.to_pylist()) == [f"p{number}" for number in range(7)]
     assert {"train", "validation", "test", "items", "events", "events, region=north"} <= set(profile.statistics)
 
@@ -76,15 +84,15 @@ def test_a_damaged_profile_names_the_folder(tmp_path: Path) -> None:
 def test_data_that_is_stopped_has_an_exit_status_of_its_own(
     blessed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = shop(tmp_path / "data", DAYS + 1)
+    data = shop(tmp_path / "data", DAYS + 1, newest=100)
     assert validate(tmp_path / "run", data, "--baseline", str(blessed)) == 3
-    assert "day 2024-01-15, feature 'all events', rule VOLUME_LOW: 10 events came; 60 are usual" in (
+    assert "day 2024-01-15, feature 'all events', rule VOLUME_LOW: 100 events came; 600 are usual" in (
         capsys.readouterr().err
     )
 
 
 def test_a_severity_lets_the_same_data_pass(blessed: Path, tmp_path: Path) -> None:
-    data = shop(tmp_path / "data", DAYS + 1)
+    data = shop(tmp_path / "data", DAYS + 1, newest=100)
     named = [f"validate.severity={json.dumps(dict.fromkeys(('VOLUME_LOW', 'HOURS_EMPTY', 'VANISHED'), 'warn'))}"]
     more = ["--baseline", str(blessed), *(part for name in named for part in ("--set", name))]
     assert validate(tmp_path / "run", data, *more) == 0
@@ -93,8 +101,9 @@ def test_a_severity_lets_the_same_data_pass(blessed: Path, tmp_path: Path) -> No
 def test_the_same_data_asks_for_no_training_and_moved_data_does(blessed: Path, tmp_path: Path) -> None:
     same = ["--baseline", str(blessed), "--retrain-status"]
     assert validate(tmp_path / "same", shop(tmp_path / "data", DAYS), *same) == 0
-    moved = [*same, "--set", "validate.retrain_change=0"]
-    assert validate(tmp_path / "moved", shop(tmp_path / "more", DAYS - 1), *moved) == 4
+    assert validate(tmp_path / "moved", shop(tmp_path / "more", DAYS + 1, south=50), *same) == 0
+    moved = [*same, "--set", "validate.retrain_change=0.05"]
+    assert validate(tmp_path / "moved", shop(tmp_path / "more", DAYS + 1, south=50), *moved) == 4
 
 
 def test_a_validation_is_up_to_date_after_it_was_blessed(blessed: Path, caplog: pytest.LogCaptureFixture) -> None:
