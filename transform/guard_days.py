@@ -2,7 +2,7 @@
 
 A day is compared with the median of the same weekday in the four weeks before, or of the seven days before where
 there are not three of that weekday. Counts scatter, and a shopper's events come together: a count of E events that
-come c at a time has a standard deviation of √(E·c), of which `_SIGMAS` are allowed beyond the limit.
+come c at a time has a standard deviation of √(E·c). A finding is beyond its limit and beyond `_SIGMAS` of these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -247,9 +247,9 @@ def _volume_rule(today: float, days: np.ndarray, group: float, limit: float) -> 
     usual, highest = float(np.median(days)), float(days.max())
     if today == 0 and usual >= _LEAST_GROUPS * group:
         return "VANISHED"
-    if today < usual * (1 - limit) - _SIGMAS * np.sqrt(usual * group):
+    if today < min(usual * (1 - limit), usual - _SIGMAS * np.sqrt(usual * group)):
         return "VOLUME_LOW"
-    if today > highest / (1 - limit) + _SIGMAS * np.sqrt(highest * group) and usual > 0:
+    if today > max(highest / (1 - limit), highest + _SIGMAS * np.sqrt(highest * group)) and usual > 0:
         return "VOLUME_HIGH"
     return None
 
@@ -302,17 +302,18 @@ def _hours(day: _Day, config: ValidateConfig) -> Iterator[Anomaly]:
             f"{share:.0%} of a day's events."
         )
         yield found(day.name, "hour", "HOURS_EMPTY", text)
+        return
     # What chance alone gives is (bins − 1) / (8 n ln 2) on average, with a deviation of 0.3 of that for 24 bins.
     allowed = 2 * 23 / (8 * np.log(2) * counts.sum() / day.group)
     distance = jensenshannon(counts, expected, base=2) ** 2
-    if distance <= config.max_hour_change + allowed:
+    if distance <= max(config.max_hour_change, allowed):
         return
     distances = [jensenshannon(np.roll(counts, -shift), expected, base=2) ** 2 for shift in range(24)]
     best = int(np.argmin(distances))
     signed = best if best <= 12 else best - 24
     text = (
         f"The rhythm of the day differs: Jensen-Shannon divergence {distance:.3f} of the events by hour from the usual "
-        f"(limit {config.max_hour_change}, and {allowed:.3f} for chance)."
+        f"(limit {config.max_hour_change}, by chance up to {allowed:.3f})."
     )
     if distances[best] < distance / 2:
         text += f" Moved by {-signed:+d} hours it would fit: {distances[best]:.3f}."

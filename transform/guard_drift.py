@@ -49,12 +49,12 @@ def drift(
 ) -> tuple[list[Anomaly], dict[str, float]]:
     """Findings, and the distance of each feature that both have.
 
-    A limit is widened by what chance alone gives for so few rows. With the kind "skew", `now` are requests and
+    A finding is beyond its limit and beyond what chance alone gives for so few rows. With the kind "skew", `now` are requests and
     `before` training examples.
     """
     ours, theirs = features_of(now), features_of(before)
     rows, rows_before = now.datasets[0].num_examples, before.datasets[0].num_examples
-    schema, widened = schema_pb2.Schema(), {}
+    schema, bounds = schema_pb2.Schema(), {}
     findings = []
     for name in theirs:
         usual = missing_share(theirs[name], rows_before)
@@ -70,11 +70,11 @@ def drift(
             findings += _listed(dataset, name, value_counts(ours[name]), value_counts(theirs[name]), limits, rows)
         feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
         comparator = getattr(feature, f"{kind}_comparator")
-        widened[name] = _widened(feature, comparator, ours[name].HasField("num_stats"), present, rows, limits)
+        bounds[name] = _set_bounds(feature, comparator, ours[name].HasField("num_stats"), present, rows, limits)
     result, distances = _measured(now, before, schema, kind)
     for name, distance in sorted(distances.items()):
-        if distance > sum(widened[name]):
-            text = _text(result, name, distance, *widened[name])
+        if distance > max(bounds[name]):
+            text = _text(result, name, distance, *bounds[name])
             findings.append(found(dataset, name, f"{kind.upper()}_HIGH", text))
     return findings, distances
 
@@ -91,7 +91,7 @@ def _measured(
     return result, {name: found[0].value for name, found in measured.items() if found}
 
 
-def _widened(
+def _set_bounds(
     feature: schema_pb2.Feature,
     comparator: schema_pb2.FeatureComparator,
     is_number: bool,
@@ -99,16 +99,16 @@ def _widened(
     rows: int,
     limits: Limits,
 ) -> tuple[float, float]:
-    """Sets the feature's threshold; returns its limit and what is allowed for chance."""
+    """Sets the feature's threshold; returns its limit and the distance that chance may give."""
     # Of values that are rare among the events, fewer come together.
     group = 1 + (limits.group - 1) * present / rows
     if is_number:
         feature.type = schema_pb2.FLOAT
         allowed = 3 * (_BINS - 1) * group / (8 * np.log(2) * present)
-        comparator.jensen_shannon_divergence.threshold = limits.numbers + allowed
+        comparator.jensen_shannon_divergence.threshold = max(limits.numbers, allowed)
         return limits.numbers, allowed
     allowed = _SIGMAS * np.sqrt(group / (4 * present))
-    comparator.infinity_norm.threshold = limits.categories + allowed
+    comparator.infinity_norm.threshold = max(limits.categories, allowed)
     return limits.categories, allowed
 
 
@@ -119,10 +119,10 @@ def _text(result: anomalies_pb2.Anomalies, name: str, distance: float, limit: fl
         if why.type == kinds.COMPARATOR_L_INFTY_HIGH:
             value = why.description.rpartition(": ")[2]
             return (
-                f"The share of one value, {value!r}, has changed by {distance:.3f} (L-infinity; limit {limit}, and "
-                f"{allowed:.3f} for chance)."
+                f"The share of one value, {value!r}, has changed by {distance:.3f} (L-infinity; limit {limit}, by "
+                f"chance up to {allowed:.3f})."
             )
-    return f"The Jensen-Shannon divergence is {distance:.3f} (limit {limit}, and {allowed:.3f} for chance)."
+    return f"The Jensen-Shannon divergence is {distance:.3f} (limit {limit}, by chance up to {allowed:.3f})."
 
 
 def _listed(

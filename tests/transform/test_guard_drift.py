@@ -37,7 +37,7 @@ def test_categories_are_compared_by_l_infinity() -> None:
     # |0.4 − 0.7| = |0.6 − 0.3|
     assert found[1]["device"] == pytest.approx(0.3)
     assert rules(found) == [("device", "DRIFT_HIGH")]
-    assert "has changed by 0.300 (L-infinity; limit 0.2, and 0.0" in found[0][0].description
+    assert "has changed by 0.300 (L-infinity; limit 0.2, by chance up to 0.0" in found[0][0].description
 
 
 def test_numbers_are_compared_by_jensen_shannon() -> None:
@@ -61,7 +61,7 @@ def test_few_rows_are_allowed_more_chance() -> None:
 def test_events_that_come_together_are_allowed_more_chance() -> None:
     before, now = statistics(device=mixed(a=500, b=500)), statistics(device=mixed(a=800, b=200))
     assert rules(drift("day", now, before, LIMITS)) == [("device", "DRIFT_HIGH")]
-    assert rules(drift("day", now, before, Limits(0.2, 0.2, 0.1, 0.1, group=30))) == []
+    assert rules(drift("day", now, before, Limits(0.2, 0.2, 0.1, 0.1, group=60))) == []
 
 
 def test_missing_values_beyond_the_limit() -> None:
