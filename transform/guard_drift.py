@@ -49,8 +49,8 @@ def drift(
 ) -> tuple[list[Anomaly], dict[str, float]]:
     """Findings, and the distance of each feature that both have.
 
-    A finding is beyond its limit and beyond what chance alone gives for so few rows. With the kind "skew", `now` are requests and
-    `before` training examples.
+    A finding is beyond its limit and beyond what chance alone gives for so few rows. With the kind "skew", `now` are
+    requests and `before` training examples.
     """
     ours, theirs = features_of(now), features_of(before)
     rows, rows_before = now.datasets[0].num_examples, before.datasets[0].num_examples
