@@ -46,7 +46,7 @@ def span_statistics(transform_dir: Path, span: str) -> Statistics:
 
 
 def item_statistics(transform_dir: Path, sample_items: int) -> Statistics:
-    """Of products, evenly drawn."""
+    """Of products, evenly drawn; `price_log10` is log10(1 + price_raw)."""
     files = sorted(transform_dir.glob("items-*.tfrecord"))
     if not files:
         raise FileNotFoundError(f"no items-*.tfrecord in {transform_dir}: run `tandem transform` first.")
@@ -54,6 +54,9 @@ def item_statistics(transform_dir: Path, sample_items: int) -> Statistics:
     size = counts["items_catalogue"] + counts["items_only_in_events"]
     batch = decode(list(records(files, -(-size // sample_items))))
     columns = {name: batch.column(name) for name in _ITEM_COLUMNS if name in batch.schema.names}
+    if "price_raw" in columns and not pa.types.is_null(columns["price_raw"].type):
+        prices = pc.list_element(columns["price_raw"], 0)
+        columns["price_log10"] = as_lists(pc.log10(pc.add(prices, pa.scalar(1, prices.type))))
     columns["has_image"] = as_lists(pc.is_valid(batch.column("image")).cast(pa.int64()))
     return batch_statistics(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
 

@@ -4,7 +4,7 @@ TensorFlow Data Validation measures; see Lin, "Divergence measures based on the 
 Information Theory 37 (1991), for the divergence, which goes from 0 to 1 in base 2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,20 +15,18 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from transform.data_statistics import Statistics, features_of, missing_share, value_counts
 from transform.findings import Anomaly, found
-from transform.guard_days import new_values_text
+from transform.guard_volume import LEAST_GROUPS, SIGMAS, new_values_text
 
 # Numbers are compared from so many values on.
 _LEAST_VALUES = 20
 # Values whose coming and going is watched: closed lists, or lists that change slowly.
 _LISTED = ("category", "surface", "position")
-_LEAST_GROUPS = 10
 # TFDV's histograms of numbers.
 _BINS = 10
-_SIGMAS = 3.5
-# Ids, texts and dates differ from row to row or from span to span: their shares say nothing. Amounts beside prices
-# are compared where they are classes (events of a day).
-_UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday")
-
+# Ids, texts and dates differ from row to row or from span to span: their shares say nothing. Of amounts, the classes
+# and logarithms are compared: histograms with bins of one width depend on the single largest value.
+_UNCOMPARED = ("item_id", "title", "known_from", "train_count", "weekday", "price_raw")
+AMOUNTS = ("price", "quantity")
 
 Kind = Literal["drift", "skew"]
 
@@ -45,12 +43,17 @@ class Limits:
 
 
 def drift(
-    dataset: str, now: Statistics, before: Statistics, limits: Limits, kind: Kind = "drift"
+    dataset: str,
+    now: Statistics,
+    before: Statistics,
+    limits: Limits,
+    kind: Kind = "drift",
+    uncompared: Sequence[str] = (),
 ) -> tuple[list[Anomaly], dict[str, float]]:
     """Findings, and the distance of each feature that both have.
 
     A finding is beyond its limit and beyond what chance alone gives for so few rows. With the kind "skew", `now` are
-    requests and `before` training examples.
+    requests and `before` training examples. Features that are `uncompared` may only not go missing.
     """
     ours, theirs = features_of(now), features_of(before)
     rows, rows_before = now.datasets[0].num_examples, before.datasets[0].num_examples
@@ -59,12 +62,12 @@ def drift(
     for name in theirs:
         usual = missing_share(theirs[name], rows_before)
         missing = missing_share(ours[name], rows) if name in ours else 1.0
-        if missing > usual + limits.missing + _SIGMAS * np.sqrt(usual * (1 - usual) * limits.group / rows):
+        if missing > usual + limits.missing + SIGMAS * np.sqrt(usual * (1 - usual) * limits.group / rows):
             limit = f"limit +{limits.missing:.0%}"
             text = f"The value is missing in {missing:.1%} of the rows; {usual:.1%} are usual ({limit})."
             findings.append(found(dataset, name, "MISSING_HIGH", text))
         present = rows * (1 - missing)
-        if name in _UNCOMPARED or present < _LEAST_VALUES or theirs[name].type != ours[name].type:
+        if name in (*_UNCOMPARED, *uncompared) or present < _LEAST_VALUES or theirs[name].type != ours[name].type:
             continue
         if name in _LISTED:
             findings += _listed(dataset, name, value_counts(ours[name]), value_counts(theirs[name]), limits, rows)
@@ -107,7 +110,7 @@ def _set_bounds(
         allowed = 3 * (_BINS - 1) * group / (8 * np.log(2) * present)
         comparator.jensen_shannon_divergence.threshold = max(limits.numbers, allowed)
         return limits.numbers, allowed
-    allowed = _SIGMAS * np.sqrt(group / (4 * present))
+    allowed = SIGMAS * np.sqrt(group / (4 * present))
     comparator.infinity_norm.threshold = max(limits.categories, allowed)
     return limits.categories, allowed
 
@@ -137,6 +140,6 @@ def _listed(
     group = 1 + (limits.group - 1) * total / rows
     for value, count in before.items():
         expected = count / total_before * total
-        if value not in now and expected >= _LEAST_GROUPS * group and len(now) < 1000:
+        if value not in now and expected >= LEAST_GROUPS * group and len(now) < 1000:
             text = f"No row has the value {value!r}; {expected:,.0f} of these rows would be usual."
             yield found(dataset, name, "VANISHED", text)

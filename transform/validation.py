@@ -33,10 +33,11 @@ from transform.data_statistics import (
 )
 from transform.day_counts import DAYS_FILE
 from transform.day_sample import DAY_SAMPLE_FILE
+from transform.days_compared import DayCounts, day_split, events_by_day
 from transform.findings import STOP, WARN, Anomaly, check_rule_names, date, day_name, judge, judged
 from transform.guard_catalogue import check_catalogue, check_rejected
-from transform.guard_days import DayCounts, check_days, day_split, events_by_day
-from transform.guard_drift import Limits, drift
+from transform.guard_days import check_days
+from transform.guard_drift import AMOUNTS, Limits, drift
 from transform.guard_leakage import check_leakage
 from transform.interactions import SPANS
 from transform.statistics_page import write_page
@@ -195,7 +196,8 @@ def _check_blessed(run: _Run, days: DayCounts, blessed: Profile, results: _Resul
     for name, statistics in run.statistics.items():
         if name in blessed.statistics:
             limits = _limits(run.config, 1.0 if name == ITEMS else days.events_of_one_shopper())
-            results.add_change(name, drift(name, statistics, blessed.statistics[name], limits))
+            before = blessed.statistics[name]
+            results.add_change(name, drift(name, statistics, before, limits, uncompared=AMOUNTS))
     ids = all_item_ids(run.transform_dir)
     results.anomalies += check_catalogue(run.profile, ids, blessed, run.config)
     events = events_by_day(run.profile.days)
