@@ -53,12 +53,21 @@ def item_statistics(transform_dir: Path, sample_items: int) -> Statistics:
     counts = json.loads((transform_dir / "statistics.json").read_text(encoding="utf-8"))
     size = counts["items_catalogue"] + counts["items_only_in_events"]
     batch = decode(list(records(files, -(-size // sample_items))))
-    columns = {name: batch.column(name) for name in _ITEM_COLUMNS if name in batch.schema.names}
+    columns = {name: _filled_texts(batch.column(name)) for name in _ITEM_COLUMNS if name in batch.schema.names}
     if "price_raw" in columns and not pa.types.is_null(columns["price_raw"].type):
         prices = pc.list_element(columns["price_raw"], 0)
         columns["price_log10"] = as_lists(pc.log10(pc.add(prices, pa.scalar(1, prices.type))))
     columns["has_image"] = as_lists(pc.is_valid(batch.column("image")).cast(pa.int64()))
     return batch_statistics(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+
+
+def _filled_texts(column: pa.Array) -> pa.Array:
+    """The column without empty texts: a product whose title is empty has none."""
+    if pa.types.is_null(column.type) or not pa.types.is_large_binary(column.type.value_type):
+        return column
+    values = pc.list_element(column, 0)
+    filled = pc.fill_null(pc.greater(pc.binary_length(values), 0), False)
+    return as_lists(pc.if_else(filled, values, pa.scalar(None, values.type)))
 
 
 def event_statistics(rows: pa.Table, most: int) -> Statistics:

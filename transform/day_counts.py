@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 
 from transform.arrow_files import read_tables
 from transform.fingerprints import combine, fingerprint
+from transform.runs import changes, run_starts
 from transform.tables import TYPE_NAMES
 
 if TYPE_CHECKING:
@@ -143,17 +144,17 @@ class _Tally:
 
 def _count_shoppers(tally: _Tally, events: "Events", day: np.ndarray, session: np.ndarray) -> None:
     """Measures of shoppers' days: a shopper's events stand together in order of time."""
-    new_user = np.diff(events.user, prepend=-1) != 0
-    starts = np.flatnonzero(new_user | (np.diff(day, prepend=day[0]) != 0))
+    starts = run_starts(events.user, day)
     of_day, loads = day[starts], np.diff(np.append(starts, len(day)))
     tally.add("shoppers", of_day)
-    tally.add("returning", of_day[~new_user[starts]])
+    tally.add("returning", of_day[~changes(events.user[starts])])
     powers = np.frexp(loads)[1] - 1
     tally.add("load", np.repeat(of_day, loads), values=(np.repeat(powers, loads), [str(power) for power in range(64)]))
-    in_order = np.lexsort((day, session, events.user))
-    keys = [column[in_order] for column in (events.user, session, day)]
-    begun = np.logical_or.reduce([np.diff(key, prepend=key[0] - 1) != 0 for key in keys])
-    tally.add("sessions", keys[2][begun])
+    # A session may be interleaved with another one of the shopper: its runs are counted once.
+    runs = run_starts(events.user, session, day)
+    in_order = runs[np.lexsort((day[runs], session[runs], events.user[runs]))]
+    once = run_starts(events.user[in_order], session[in_order], day[in_order])
+    tally.add("sessions", day[in_order][once])
     tally.add("shared_sessions", day[_shared_sessions(events)])
     days, numbers = np.unique(of_day, return_inverse=True)
     busiest = np.zeros(len(days), np.int64)
@@ -176,9 +177,10 @@ def _content(events: "Events", day: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     items = np.append(fingerprint(events.item_values), np.uint64(0))[events.item]
     moment = (events.timestamp % DAY * len(TYPE_NAMES) * 2 + events.type).astype(np.uint64)
     each = combine(combine(users, items), moment)
-    days, numbers = np.unique(day, return_inverse=True)
+    starts = run_starts(day)
+    days, numbers = np.unique(day[starts], return_inverse=True)
     total = np.zeros(len(days), np.uint64)
-    np.add.at(total, numbers, each)
+    np.add.at(total, numbers, np.add.reduceat(each, starts))
     return days, total.view(np.int64)
 
 

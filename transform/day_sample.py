@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from transform.day_counts import DAY, HOUR
 from transform.fingerprints import fingerprint, share
+from transform.runs import run_numbers, run_starts
 from transform.split import MINUTE
 from transform.tables import CATEGORY_SEPARATOR, FIRST, TYPE_NAMES
 
@@ -97,10 +98,9 @@ def day_sample(events: "Events", session: np.ndarray, shares: DayShares) -> pa.T
 def _group_sizes(*keys: np.ndarray) -> np.ndarray:
     """How many rows have the same keys, int64 [rows]."""
     order = np.lexsort(keys[::-1])
-    starts = np.logical_or.reduce([np.diff(key[order], prepend=key[order][:1] - 1) != 0 for key in keys])
-    firsts = np.flatnonzero(starts)
+    ordered = [key[order] for key in keys]
     sizes = np.empty(len(order), np.int64)
-    sizes[order] = np.diff(np.append(firsts, len(order)))[np.cumsum(starts) - 1]
+    sizes[order] = np.diff(np.append(run_starts(*ordered), len(order)))[run_numbers(*ordered)]
     return sizes
 
 

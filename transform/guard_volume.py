@@ -18,7 +18,7 @@ SIGMAS = 3.5
 # Something is missed if so many groups of events that come together were expected.
 LEAST_GROUPS = 10
 _ALL = "all events"
-# A type of a slice with fewer events is left to what is said of the type and of the slice.
+# A type of a slice with fewer events, or with too many, is left to what is said of the type and of the slice.
 _LEAST_EVENTS = 100
 
 
@@ -33,8 +33,8 @@ def check_volume(day: Day, config: ValidateConfig) -> Iterator[Anomaly]:
         rule = _volume_rule(today, days, group, change)
         parents = [ratios[key] for key in (("", ""), (kind, ""), ("", f"{feature}={value}")) if key in ratios]
         explained = any(_volume_rule(today, days * ratio, group, change) is None for ratio in parents)
-        too_few = kind and feature and max(today, usual) < _LEAST_EVENTS
-        if rule is None or explained or too_few:
+        untold = kind and feature and (usual < _LEAST_EVENTS or rule == "VOLUME_HIGH")
+        if rule is None or explained or untold:
             continue
         ratios[kind, f"{feature}={value}" if feature else ""] = today / usual
         of_what = _named(kind, feature, value)

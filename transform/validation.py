@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 SUMMARY_FILE, ANOMALIES_FILE = "summary.json", "anomalies.json"
 _TRAIN = SPANS[0]
-_NEW_DAYS = "new days"
 
 
 @dataclass
@@ -179,7 +178,8 @@ def _check_new_days(run: _Run, days: DayCounts, blessed: Profile | None, results
     for name, statistics in sliced_statistics(new, run.config.sample_events).items():
         earlier = before.get(_of_slice(EVENTS, name))
         if name and earlier:
-            dataset = f"day {date(days.new_days[0])} to {date(days.new_days[-1])}, {name}"
+            first, last = date(days.new_days[0]), date(days.new_days[-1])
+            dataset = f"day {first}, {name}" if first == last else f"day {first} to {last}, {name}"
             results.add_change(dataset, drift(dataset, statistics, earlier, limits))
 
 

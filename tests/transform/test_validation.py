@@ -302,4 +302,8 @@ def test_a_simulated_shop_passes(tmp_path: Path) -> None:
     (tmp_path / "transform").mkdir()
     run_transform(tmp_path / "data", tmp_path / "transform", TransformConfig(buckets=2))
     run_validation(tmp_path / "transform", tmp_path / "schema", tmp_path / "out", ValidateConfig(), tmp_path / "logs")
-    assert json.loads((tmp_path / "out" / "anomalies.json").read_text()) == []
+    found = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    # So small a shop doubles within its last week. Without a blessed run that can only warn.
+    assert {anomaly["severity"] for anomaly in found} <= {"warn"}
+    assert {anomaly["rule"] for anomaly in found} <= {"VOLUME_HIGH", "DRIFT_HIGH"}
+    assert all(anomaly["dataset"].startswith("day ") for anomaly in found)
