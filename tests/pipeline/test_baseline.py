@@ -91,6 +91,7 @@ def test_data_that_is_stopped_has_an_exit_status_of_its_own(
     )
 
 
+@pytest.mark.slow
 def test_a_severity_lets_the_same_data_pass(blessed: Path, tmp_path: Path) -> None:
     data = shop(tmp_path / "data", DAYS + 1, newest=100)
     named = [f"validate.severity={json.dumps(dict.fromkeys(('VOLUME_LOW', 'HOURS_EMPTY'), 'warn'))}"]
@@ -98,6 +99,7 @@ def test_a_severity_lets_the_same_data_pass(blessed: Path, tmp_path: Path) -> No
     assert validate(tmp_path / "run", data, *more) == 0
 
 
+@pytest.mark.slow
 def test_the_same_data_asks_for_no_training_and_moved_data_does(blessed: Path, tmp_path: Path) -> None:
     same = ["--baseline", str(blessed), "--retrain-status"]
     assert validate(tmp_path / "same", shop(tmp_path / "data", DAYS), *same) == 0
