@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 # What a worker holds of spilled rows before it writes them.
 SPILL_BYTES = 64 * 2**20
+_ABSENT = -1
 # No room on the disk, in the user's quota, or in one file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -51,8 +54,40 @@ def read_table(path: str) -> pa.Table:
 
 
 def read_tables(paths: list[str]) -> pa.Table:
-    """All rows of Arrow IPC files with one schema."""
-    return pa.concat_tables([read_table(path) for path in paths])
+    """All rows of Arrow IPC files with one schema, see `joined`."""
+    return joined([read_table(path) for path in paths])
+
+
+def joined(tables: list[pa.Table]) -> pa.Table:
+    """All rows of tables with one schema as one chunk; dictionaries hold each entry once, and none that no row names.
+
+    Arrow's own ways to unify dictionaries read what stands in the places of nulls, which may be anything.
+    """
+    table = pa.concat_tables(tables)
+    columns = [
+        _joined_dictionaries(column.chunks, column.type) if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema).combine_chunks()
+
+
+def _joined_dictionaries(parts: list[pa.DictionaryArray], kind: pa.DictionaryType) -> pa.DictionaryArray:
+    codes, entries, first = [np.empty(0, np.int32)], [pa.array([], kind.value_type)], 0
+    for part in parts:
+        absent = pc.is_null(part.indices).to_numpy(zero_copy_only=False)
+        codes.append(np.where(absent, _ABSENT, pc.fill_null(part.indices, 0).to_numpy() + first).astype(np.int32))
+        entries.append(part.dictionary)
+        first += len(part.dictionary)
+    code = np.concatenate(codes)
+    there = code != _ABSENT
+    used = np.zeros(first, bool)
+    used[code[there]] = True
+    encoded = pa.concat_arrays(entries).filter(pa.array(used)).dictionary_encode()
+    numbers = np.zeros(first, np.int32)
+    numbers[used] = encoded.indices.to_numpy()
+    numbered = np.zeros(len(code), np.int32)
+    numbered[there] = numbers[code[there]]
+    return pa.DictionaryArray.from_arrays(pa.array(numbered, mask=~there), encoded.dictionary)
 
 
 def write_json(path: str, value: Any, indent: int | None = None) -> None:
@@ -87,6 +122,6 @@ class Spill:
         """Writes all that is held; yields (partition, file)."""
         for partition, tables in sorted(self._parts.items()):
             path = FileSystems.join(self._folder, f"{partition}-{uuid.uuid4().hex}.arrow")
-            write_table(path, pa.concat_tables(tables))
+            write_table(path, joined(tables))
             yield partition, path
         self._parts, self._bytes = {}, 0

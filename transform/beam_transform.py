@@ -49,6 +49,7 @@ from transform.reading import (
     add_counts,
     letters_file,
     open_source,
+    read_report,
     write_dead_letters,
 )
 from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
@@ -74,13 +75,20 @@ STATISTICS_FILE = "statistics.json"
 _SPILL = "tmp"
 _CONTEXTS = ("device", "region")
 _REASONS_SHOWN = 3
+# A bucket of so many events takes some hundred megabytes while it is ordered, and some megabytes as sequences. Fewer
+# buckets than the least would leave workers idle.
+_EVENTS_PER_BUCKET = 500_000
+_LEAST_BUCKETS = 16
+# What becomes of events that are no interaction of their own, by count: over the cap, then in transform/interactions.py.
+_DROPS = ("over_cap", *DROPS)
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Folders of one run."""
+    """Folders of one run, and how many buckets they hold."""
 
     output: str
+    buckets: int
 
     @property
     def spill(self) -> str:
@@ -91,7 +99,7 @@ class _Places:
         return FileSystems.join(self.spill, "catalogue.arrow")
 
     @property
-    def buckets(self) -> str:
+    def built(self) -> str:
         return FileSystems.join(self.spill, "buckets")
 
     def spilled(self, name: str) -> str:
@@ -122,21 +130,28 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
             "Set transform.split.method to leave_one_out, or import the times."
         )
     items = open_source(data, "items") if has_table(data, "items") else None
-    places = _Places(str(output))
+    places = _Places(str(output), config.buckets or default_buckets(events.rows))
     _clear(output)
     reports = _read(events, items, places, config)
     rules = _rules(events, reports["events"], config)
     counts = _build_buckets(places, rules, config)
     _account(reports["events"], counts, rules)
+    if counts["over_cap"]:
+        logger.warning(_over_cap(counts, config.max_events_per_shopper))
     catalogue, repeated = _catalogue(items, places, config)
-    contexts = merge_counts([read_tables(_per_bucket(places, config, "contexts"))])
+    contexts = merge_counts([read_tables(_per_bucket(places, "contexts"))])
     schema = _content(catalogue, contexts, rules, places, config)
-    positions = merge_positions(_per_bucket(places, config, "positions"), catalogue)
+    positions = merge_positions(_per_bucket(places, "positions"), catalogue)
     surfaces = _write_positions(positions, places)
     _write_days(catalogue, places, config)
     _write(catalogue, schema, surfaces, counts, rules, places, config)
     _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, positions, repeated)
     shutil.rmtree(places.spill)
+
+
+def default_buckets(events: int) -> int:
+    """Groups of shoppers for so many events; nothing else decides, so that every machine writes the same files."""
+    return max(_LEAST_BUCKETS, -(-events // _EVENTS_PER_BUCKET))
 
 
 def has_table(data: Path, name: str) -> bool:
@@ -220,14 +235,14 @@ def _sorted_files(partition: str, files: Iterable[str]) -> tuple[str, list[str]]
 
 def _read(events: Source, items: Source | None, places: _Places, config: TransformConfig) -> dict[str, Report]:
     """Reports by table, after the bad rows have been judged."""
-    rows = EventRows(int(time.time()), config.max_future_hours * 3600, config.buckets, config.history_types)
+    rows = EventRows(int(time.time()), config.max_future_hours * 3600, places.buckets, config.history_types)
     with beam_pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
         _add_reading(pipeline, events, rows, places)
         if items:
             _add_reading(pipeline, items, ItemRows(picture_limits(config)), places)
-    reports = {"events": Report(**read_json(places.summary("events"))), "items": Report()}
+    reports = {"events": read_report(places.summary("events")), "items": Report()}
     if items:
-        reports["items"] = Report(**read_json(places.summary("items")))
+        reports["items"] = read_report(places.summary("items"))
     for source in filter(None, (events, items)):
         check_report(source, reports[source.name], config.max_bad_share, Path(places.output) / DEAD_LETTERS)
     for sentence in fault_sentences(reports["items"].faults):
@@ -297,11 +312,12 @@ def _first_letter(dead_letters: Path, source: Source) -> str:
 
 def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
     by_time = config.split.method == "time"
+    minutes = {str(minute): count for minute, count in report.minutes.tolist()}
     return Rules(
         has_timestamps="timestamp" in events.columns,
         session_gap_seconds=config.session_gap_minutes * MINUTE,
         history_types=frozenset(EVENT_TYPES[name] for name in config.history_types),
-        cuts=find_cuts(report.minutes, config.split) if by_time else None,
+        cuts=find_cuts(minutes, config.split) if by_time else None,
         session_resets=frozenset(EVENT_TYPES[name] for name in config.session_resets),
         max_daily_events=config.max_daily_events,
         min_dwell_seconds=config.min_dwell_seconds,
@@ -322,7 +338,7 @@ def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> di
         _ = (
             pipeline
             | "Buckets" >> beam.Create(spilled)
-            | "Build buckets" >> beam.ParDo(BuildBuckets(rules, places.buckets))
+            | "Build buckets" >> beam.ParDo(BuildBuckets(rules, places.built, config.max_events_per_shopper))
             | "Sum counts" >> beam.CombineGlobally(_MergeCounts())
             | "Write counts" >> beam.Map(_write_summary, places.summary("buckets"))
         )
@@ -332,11 +348,11 @@ def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> di
 
 def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
     """Nothing is lost, and every span has something in it."""
-    accounted = counts["interactions"] + sum(counts[name] for name in DROPS)
+    accounted = counts["interactions"] + sum(counts[name] for name in _DROPS)
     if counts["events"] != report.spilled or accounted != report.spilled:
         raise RuntimeError(
             f"events were lost: {report.spilled} good ones read, {counts['events']} found in buckets, {accounted} "
-            f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *DROPS))})."
+            f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *_DROPS))})."
         )
     if not counts["interactions"]:
         raise DataError(
@@ -347,6 +363,14 @@ def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
     for span in SPANS:
         if not counts[f"{span}_interactions"]:
             raise DataError(_empty_span(span, report, counts, rules))
+
+
+def _over_cap(counts: dict[str, int], most: int) -> str:
+    return (
+        f"events: {counts['shoppers_over_cap']:,} of {counts['shoppers']:,} shoppers have more than {most:,} events; "
+        f"the newest are kept, {counts['over_cap']:,} older ones are left out. Crawlers and names that many share look "
+        "like this: leave them out of the events, or change transform.max_events_per_shopper."
+    )
 
 
 def _empty_span(span: str, report: Report, counts: dict[str, int], rules: Rules) -> str:
@@ -369,7 +393,7 @@ def _empty_span(span: str, report: Report, counts: dict[str, int], rules: Rules)
 
 def _catalogue(items: Source | None, places: _Places, config: TransformConfig) -> tuple[Catalogue, int]:
     """The catalogue, kept for the workers, and how many rows of the items table repeat an id."""
-    products = read_tables(_per_bucket(places, config, "products"))
+    products = read_tables(_per_bucket(places, "products"))
     key_files = read_json(places.summary("items-files")).get("keys", []) if items else []
     keys = (
         read_tables(key_files)
@@ -385,9 +409,9 @@ def _catalogue(items: Source | None, places: _Places, config: TransformConfig) -
     return catalogue, repeated
 
 
-def _per_bucket(places: _Places, config: TransformConfig, kind: str) -> list[str]:
+def _per_bucket(places: _Places, kind: str) -> list[str]:
     """Files of one kind of all buckets that have shoppers."""
-    files = (getattr(bucket_files(places.buckets, number), kind) for number in range(config.buckets))
+    files = (getattr(bucket_files(places.built, number), kind) for number in range(places.buckets))
     return [file for file in files if FileSystems.exists(file)]
 
 
@@ -507,9 +531,9 @@ def _write(
     sizes = [counts[f"{span}_interactions"] for span in SPANS]
     task = SequenceTask(
         catalogue_path=places.catalogue,
-        folder=places.buckets,
+        folder=places.built,
         output=places.output,
-        buckets=config.buckets,
+        buckets=places.buckets,
         has_timestamps=rules.has_timestamps,
         surfaces=surfaces,
         sample_shares=tuple(min(1.0, config.sample_events / size) for size in sizes),
@@ -524,11 +548,11 @@ def _write(
         )
         _ = (
             pipeline
-            | "Bucket numbers" >> beam.Create(list(range(config.buckets)))
+            | "Bucket numbers" >> beam.Create(list(range(places.buckets)))
             | "Write sequences" >> beam.ParDo(WriteSequences(task, schema))
         )
     for number, span in enumerate(SPANS):
-        parts = (sample_part(places.buckets, number, bucket) for bucket in range(config.buckets))
+        parts = (sample_part(places.built, number, bucket) for bucket in range(places.buckets))
         _join(parts, FileSystems.join(places.output, SAMPLES, f"events-{span}.tfrecord"))
 
 
@@ -555,7 +579,7 @@ def _write_statistics(
     """Exact counts of what was read, dropped and written."""
     events, items = reports["events"], reports["items"]
     validation, test = rules.cuts or (None, None)
-    kept = (*DROPS, "robot_shoppers", "interactions", "shoppers", "users")
+    kept = (*_DROPS, "robot_shoppers", "interactions", "shoppers", "shoppers_over_cap", "users")
     statistics = {
         "rows_read": events.rows,
         "rejected": events.rejected,

@@ -2,8 +2,10 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ _RECEIVED = ", received "
 _PROPENSITY = f"{PROPENSITY_ATTRIBUTE}="
 _DECIMAL = r"^(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _LONGEST_SHOWN = 120
+_ENCODED = pa.dictionary(pa.int32(), pa.string())
 
 
 class DataError(ValueError):
@@ -58,11 +61,12 @@ def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def conform(table: pa.Table, name: str, where: str) -> pa.Table:
+def conform(table: pa.Table, name: str, where: str, encoded: bool = False) -> pa.Table:
     """`table` with the canonical column order and types of the table `name` ("events", "items" or "users").
 
     Integers widen, dictionaries unfold and all-null columns take the canonical type; nothing is parsed or rounded.
-    `where` (a file name) opens every error.
+    `where` (a file name) opens every error. With `encoded` all columns of strings are dictionaries instead, so that
+    what looks at values looks at each once.
 
     Raises:
         DataError: a required column is missing, a column is unknown, or its type does not fit.
@@ -84,6 +88,8 @@ def conform(table: pa.Table, name: str, where: str) -> pa.Table:
                 f"{nearest(column, schema.names)} Keep it as an attribute with `tandem import table`."
             )
     present = [field for field in schema if field.name in table.column_names]
+    if encoded:
+        present = [field.with_type(_ENCODED) if field.type == pa.string() else field for field in present]
     columns = [_cast(table.column(field.name), field, where) for field in present]
     return pa.table(columns, schema=pa.schema(present))
 
@@ -112,7 +118,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArr
     fits = received in (expected, "null", "list of null") or (received, expected) == ("integer", "number")
     if fits:
         try:
-            cast = column.cast(field.type)
+            cast = column.cast(field.type) if field.type != _ENCODED else _encoded(column)
             cast.validate(full=True)
             return cast
         except pa.ArrowInvalid as error:
@@ -123,6 +129,13 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArr
         else "Convert it with `tandem import table`."
     )
     raise DataError(f"{where}: column {field.name!r} must be of type {field.type}, received {column.type}. {advice}")
+
+
+def _encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings as a dictionary. One that is larger than the column (that of a whole row group) is made anew."""
+    if column.type == _ENCODED and all(len(chunk.dictionary) <= len(chunk) for chunk in column.chunks):
+        return column
+    return column.cast(pa.string()).dictionary_encode()
 
 
 def check_events(table: pa.Table, now: int, max_future_seconds: int) -> tuple[pa.Table, pa.Table]:
@@ -162,6 +175,14 @@ def _part(table: pa.Table, violations: Iterable[_Violation]) -> tuple[pa.Table, 
     return (table if not reasons else table.filter(pa.array(good))), bad
 
 
+def _of_values(column: pa.ChunkedArray, condition: Callable[[Any], Any]) -> pa.ChunkedArray:
+    """An Arrow condition of the strings of a column, evaluated once for each entry of a dictionary."""
+    if not pa.types.is_dictionary(column.type):
+        return condition(column)
+    parts = [condition(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    return pa.chunked_array(parts, None if parts else condition(pa.array([], pa.string())).type)
+
+
 def _mask(values: pa.ChunkedArray, if_null: bool = False) -> np.ndarray:
     """Bool [rows] of an Arrow condition."""
     return pc.fill_null(values, if_null).to_numpy()
@@ -171,7 +192,7 @@ def _id_violations(table: pa.Table, column: str, may_be_null: np.ndarray) -> Ite
     """`may_be_null`: bool [rows]."""
     values = table.column(column)
     null = _mask(pc.is_null(values))
-    length = pc.binary_length(values)
+    length = _of_values(values, pc.binary_length)
     yield _Violation(column, "must not be empty", (null & ~may_be_null) | _mask(pc.equal(length, 0)))
     yield _Violation(column, f"must have at most {MAX_ID_BYTES} bytes", _mask(pc.greater(length, MAX_ID_BYTES)))
     yield from _control_violations(table, (column,))
@@ -180,7 +201,7 @@ def _id_violations(table: pa.Table, column: str, may_be_null: np.ndarray) -> Ite
 def _control_violations(table: pa.Table, columns: Sequence[str]) -> Iterator[_Violation]:
     for column in columns:
         if column in table.column_names:
-            broken = _mask(pc.match_substring_regex(table.column(column), _CONTROL))
+            broken = _mask(_of_values(table.column(column), partial(pc.match_substring_regex, pattern=_CONTROL)))
             yield _Violation(column, "must not contain control characters or line ends", broken)
 
 
@@ -236,8 +257,8 @@ def _event_violations(table: pa.Table, now: int, max_future_seconds: int) -> Ite
     types = table.column("type")
     never = np.zeros(table.num_rows, dtype=bool)
     yield from _id_violations(table, "user_id", never)
-    yield from _id_violations(table, "item_id", may_be_null=_mask(pc.equal(types, "search")))
-    known = pc.is_in(types, value_set=pa.array(EVENT_TYPES))
+    yield from _id_violations(table, "item_id", may_be_null=_mask(_of_values(types, partial(pc.equal, "search"))))
+    known = _of_values(types, partial(pc.is_in, value_set=pa.array(EVENT_TYPES)))
     advice = "Rename it on import: `values: {type: {buy: purchase}}` in the map file."
     yield _Violation("type", f"must be one of {', '.join(EVENT_TYPES)}", ~_mask(known), advice)
     if "timestamp" in table.column_names:

@@ -63,8 +63,12 @@ class TransformConfig:
     max_bad_share: Share = 0.01
     # Events later than now plus this are bad (a clock a little ahead is not).
     max_future_hours: Count = 24
-    # Groups of shoppers; memory is bounded by the largest.
-    buckets: Positive = 16
+    # Groups of shoppers, by a hash: memory is bounded by the largest, and each is one file of sequences. None: as many
+    # as the events ask for (transform/beam_transform.py).
+    buckets: Positive | None = None
+    # Of a shopper with more events the newest are kept. Nobody looks at so much: it is a crawler, a till, or one name
+    # for all who are not signed in.
+    max_events_per_shopper: Positive = 100_000
     # Of the columns that the catalogue has, those that become features of the models; none = product ids only.
     content_features: tuple[Content, ...] = get_args(Content)
     # Whether what shoppers did with a product in the training span is one as well.

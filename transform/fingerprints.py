@@ -15,11 +15,15 @@ _SPLIT_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 def fingerprint(values: pa.Array) -> np.ndarray:
     """uint64 [rows]; equal values (nulls too) have equal fingerprints, others differ but for a chance of 2^-64.
 
-    Takes strings, bytes, numbers, booleans and lists of them.
+    Takes strings, bytes, numbers, booleans, lists of them, and dictionaries, whose entries are read once.
 
     Raises:
         TypeError: values of another type.
     """
+    if pa.types.is_dictionary(values.type):
+        # A place of its own for null, behind the entries.
+        entries = np.append(fingerprint(values.dictionary), _NULL)
+        return entries[pc.fill_null(values.indices, len(entries) - 1).to_numpy()]
     if pa.types.is_list(values.type):
         entries = fingerprint(values.flatten())
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import apache_beam as beam
 import numpy as np
@@ -16,27 +16,19 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transform.arrow_files import Spill, replaced_when_whole
+from transform.arrow_files import Spill, joined, read_json, replaced_when_whole
 from transform.checks import DataError, check_events, check_items, conform, count_reasons, logged_propensities
 from transform.content_faults import PictureLimits, clean_content
 from transform.fingerprints import combine, fingerprint
 from transform.split import MINUTE
-from transform.tables import EVENT_TYPES, EVENTS, table_files
+from transform.tables import EVENT_TYPES, EVENTS, TYPE_NAMES, table_files
 
 REPORTS = "reports"
-# Columns of the events that the next step reads; all others are kept as one fingerprint, to tell copies apart.
-_HISTORY_COLUMNS = (
-    "user_id",
-    "item_id",
-    "session",
-    "order",
-    "device",
-    "region",
-    "quantity",
-    "price",
-    "surface",
-    "position",
-)
+# Columns of the events that the next step reads, and those that it only compares; all others are kept as one
+# fingerprint, to tell copies apart.
+_COPIED = ("user_id", "item_id", "device", "region", "quantity", "price", "surface", "position")
+_COMPARED = ("session", "order")
+_UINT16_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,8 @@ class Report:
     faults: dict[str, int] = field(default_factory=dict)  # of good rows, see transform/content_faults.py
     failures: list[str] = field(default_factory=list)  # row groups that cannot be read
     types: dict[str, int] = field(default_factory=dict)
-    minutes: dict[str, int] = field(default_factory=dict)  # minute since 1970 → events that enter histories
+    # Minute since 1970, in order, and how many events that enter histories it has: int64 [minutes, 2].
+    minutes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     first_timestamp: int | None = None
     last_timestamp: int | None = None
 
@@ -121,7 +114,7 @@ class Report:
             add_counts(self.faults, other.faults),
             sorted(self.failures + other.failures),
             add_counts(self.types, other.types),
-            add_counts(self.minutes, other.minutes),
+            _add_minutes(self.minutes, other.minutes),
             min(firsts, default=None),
             max(lasts, default=None),
         )
@@ -130,6 +123,14 @@ class Report:
 def add_counts(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
     """Sums by key."""
     return first | {key: first.get(key, 0) + count for key, count in second.items()}
+
+
+def _add_minutes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sums by minute, int64 [minutes, 2]."""
+    minutes, which = np.unique(np.concatenate([first[:, 0], second[:, 0]]), return_inverse=True)
+    counts = np.zeros(len(minutes), np.int64)
+    np.add.at(counts, which, np.concatenate([first[:, 1], second[:, 1]]))
+    return np.column_stack([minutes, counts])
 
 
 class MergeReports(beam.CombineFn):
@@ -148,7 +149,13 @@ class MergeReports(beam.CombineFn):
         return total
 
     def extract_output(self, accumulator: Report) -> dict[str, Any]:
-        return vars(accumulator)
+        return vars(accumulator) | {"minutes": accumulator.minutes.tolist()}
+
+
+def read_report(path: str) -> Report:
+    """What the pipeline wrote of MergeReports."""
+    found = read_json(path)
+    return Report(**found | {"minutes": np.array(found["minutes"], np.int64).reshape(-1, 2)})
 
 
 class Rows(Protocol):
@@ -162,6 +169,11 @@ class Rows(Protocol):
     @property
     def batch_rows(self) -> int:
         """Rows that a worker holds at a time."""
+        ...
+
+    @property
+    def encoded(self) -> bool:
+        """Whether strings are read as dictionaries."""
         ...
 
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -190,7 +202,8 @@ class EventRows:
     buckets: int
     history_types: tuple[str, ...]
     name: str = "events"
-    batch_rows: int = 131_072
+    batch_rows: int = 262_144
+    encoded: bool = True
 
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad events."""
@@ -206,38 +219,53 @@ class EventRows:
             return
         good = good.combine_chunks()
         columns = {
-            name: good.column(name) for name in ("row", "timestamp", *_HISTORY_COLUMNS) if name in good.column_names
+            name: good.column(name).chunk(0) for name in ("row", "timestamp", *_COPIED) if name in good.column_names
         }
-        numbers = np.array(list(EVENT_TYPES.values()), np.int8)
-        columns["type"] = pa.array(
-            numbers[pc.index_in(good.column("type"), value_set=pa.array(list(EVENT_TYPES))).to_numpy()]
-        )
+        # Nobody asks for their names.
+        columns |= {name: _identity(good.column(name).chunk(0)) for name in _COMPARED if name in good.column_names}
+        columns["type"] = pa.array(_type_numbers(good.column("type").chunk(0)))
         rest = [name for name in good.column_names if name in EVENTS.names and name not in columns]
         if rest:
             columns["rest"] = pa.array(_rest_fingerprint(good, rest))
         if "attributes" in good.column_names:
             columns["propensity"] = pa.array(_propensities(good.column("attributes").chunk(0)))
-        table = pa.table(columns)
         bucket = fingerprint(good.column("user_id").chunk(0)) % np.uint64(self.buckets)
+        # Numbers of 16 bits are sorted in linear time.
+        bucket = bucket.astype(np.uint16 if self.buckets <= _UINT16_VALUES else np.uint64)
         order = np.argsort(bucket, kind="stable")
-        arranged = table.take(pa.array(order))
-        bounds = np.searchsorted(bucket[order], np.arange(self.buckets + 1, dtype=np.uint64)).tolist()
-        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+        arranged = pa.table(columns).take(pa.array(order))
+        bounds = np.searchsorted(bucket[order], np.arange(self.buckets)).tolist()
+        for number, (start, end) in enumerate(itertools.pairwise([*bounds, len(order)])):
             if end > start:
-                yield f"{number:05d}", arranged.slice(start, end - start)
+                yield f"{number:05d}", joined([arranged.slice(start, end - start)])
 
     def count(self, good: pa.Table) -> Report:
         """Events by type, and by minute those that enter histories."""
-        values, counts = pc.value_counts(good.column("type")).flatten()
-        report = Report(types=dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
-        if "timestamp" not in good.column_names or not good.num_rows:
+        good = good.combine_chunks()
+        if not good.num_rows:
+            return Report()
+        numbers = _type_numbers(good.column("type").chunk(0))
+        counts = np.bincount(numbers)
+        report = Report(types={TYPE_NAMES[number]: int(counts[number]) for number in np.flatnonzero(counts).tolist()})
+        if "timestamp" not in good.column_names:
             return report
         timestamps = good.column("timestamp").to_numpy()
-        kept = pc.is_in(good.column("type"), value_set=pa.array(self.history_types)).to_numpy()
-        minutes, counts = np.unique(timestamps[kept] // MINUTE, return_counts=True)
-        report.minutes = dict(zip(map(str, minutes.tolist()), counts.tolist(), strict=True))
+        kept = np.isin(numbers, [EVENT_TYPES[name] for name in self.history_types])
+        report.minutes = np.column_stack(np.unique(timestamps[kept] // MINUTE, return_counts=True))
         report.first_timestamp, report.last_timestamp = int(timestamps.min()), int(timestamps.max())
         return report
+
+
+def _type_numbers(types: pa.DictionaryArray) -> np.ndarray:
+    """The enum's number of each event type, int8 [rows]."""
+    numbers = np.array(list(EVENT_TYPES.values()), np.int8)
+    places = pc.index_in(types.dictionary, value_set=pa.array(list(EVENT_TYPES)))
+    return numbers[pc.fill_null(places, 0).to_numpy()][types.indices.to_numpy()]
+
+
+def _identity(names: pa.Array) -> pa.Array:
+    """What tells values apart and takes eight bytes: uint64 [rows], null where null."""
+    return pa.array(fingerprint(names), mask=pc.is_null(names).to_numpy(zero_copy_only=False))
 
 
 def _propensities(attributes: pa.ListArray) -> np.ndarray:
@@ -264,6 +292,7 @@ class ItemRows:
     name: str = "items"
     # Products carry pictures.
     batch_rows: int = 8_192
+    encoded: bool = False
 
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad products."""
@@ -362,12 +391,21 @@ def _batches(group: RowGroup, rows: Rows) -> Iterator[pa.Table]:
     try:
         with FileSystems.open(group.path) as file:
             first = group.first_row
-            for batch in pq.ParquetFile(file).iter_batches(rows.batch_rows, row_groups=[group.number]):
-                table = conform(pa.Table.from_batches([batch]), rows.name, group.path)
+            for batch in _parquet(file, rows).iter_batches(rows.batch_rows, row_groups=[group.number]):
+                table = conform(pa.Table.from_batches([batch]), rows.name, group.path, rows.encoded)
                 yield table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
                 first += table.num_rows
     except (pa.ArrowException, OSError, DataError) as error:
         raise _UnreadableError(f"{group.path}, row group {group.number}: cannot be read: {error}.") from error
+
+
+def _parquet(file: BinaryIO, rows: Rows) -> pq.ParquetFile:
+    """A Parquet file whose strings are read as the rows want them."""
+    parquet = pq.ParquetFile(file)
+    if not rows.encoded:
+        return parquet
+    texts = [column.name for column in parquet.schema_arrow if column.type in (pa.string(), pa.large_string())]
+    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts)
 
 
 def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table, faults: dict[str, int]) -> Report:

@@ -7,11 +7,13 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from protos.feature_schema_pb2 import FeatureSchema
-from transform.arrow_files import read_table, read_tables, write_table
+from transform.arrow_files import read_table, write_table
 from transform.catalogue import Catalogue, read_catalogue
+from transform.event_cap import NewestEvents
 from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 from transform.fingerprints import fingerprint, share
 from transform.interactions import SPANS, TEST, TRAIN, Rules, build_bucket
@@ -22,6 +24,8 @@ from transform.vocabularies import value_ids
 _HOUR, _DAY = 3600, 86_400
 # 1970-01-01 was a Thursday; Monday = 0.
 _EPOCH_WEEKDAY = 3
+# What precedes the last level of a category's path.
+_LEVELS_ABOVE = f"^(?s:.)*{CATEGORY_SEPARATOR}"
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,19 @@ def bucket_files(folder: str, bucket: int) -> BucketFiles:
 class BuildBuckets(beam.DoFn):
     """(bucket, spilled files) → counts; writes the interactions and what was counted and drawn of the events."""
 
-    def __init__(self, rules: Rules, folder: str) -> None:
+    def __init__(self, rules: Rules, folder: str, most: int) -> None:
+        """`most`: events of one shopper that are kept."""
         self._rules = rules
         self._folder = folder
+        self._most = most
 
     def process(self, spilled: tuple[int, list[str]]) -> Iterator[dict[str, int]]:
         """One bucket at a time is in memory."""
         number, files = spilled
-        events = read_tables(files)
-        bucket = build_bucket(events, self._rules)
+        newest = NewestEvents(self._most)
+        for file in files:
+            newest.add(read_table(file))
+        bucket = build_bucket(newest.table(), self._rules)
         places = bucket_files(self._folder, number)
         write_table(places.interactions, bucket.interactions)
         write_table(places.products, bucket.products)
@@ -61,7 +69,7 @@ class BuildBuckets(beam.DoFn):
         write_table(places.positions, bucket.positions)
         write_table(places.days, bucket.days)
         write_table(places.sample, bucket.sample)
-        yield bucket.counts | {"events": events.num_rows}
+        yield bucket.counts | newest.counts
 
 
 @dataclass(frozen=True)
@@ -150,9 +158,9 @@ def sequence_columns(
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     offsets = np.append(starts, len(codes))
     span = table["span"].to_numpy()
-    ids = user.dictionary.take(pa.array(codes[starts])).to_pylist()
+    ids = user.dictionary.take(pa.array(codes[starts]))
     none = np.zeros(len(ids) + 1, np.int64)
-    columns = {"user_id": single([user_id.encode() for user_id in ids]), "rows": Column(rows, offsets)}
+    columns = {"user_id": single(ids), "rows": Column(rows, offsets)}
     for feature, column in _SEQUENCE_FEATURES.items():
         columns[feature] = Column(table[column].to_numpy().astype(np.int64), offsets)
     for feature, column in (("devices", "device"), ("regions", "region")):
@@ -205,17 +213,17 @@ def _coded_ids(encoded: pa.DictionaryArray, words: pa.Array) -> np.ndarray:
 
 def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_timestamps: bool) -> dict[str, Column]:
     """The features of the samples: one Example for each interaction, absent values as empty lists."""
-    names = {number: name.encode() for name, number in EVENT_TYPES.items()}
+    names, numbers = pa.array(list(EVENT_TYPES)), pa.array(list(EVENT_TYPES.values()), pa.int8())
     places = pa.array(rows - FIRST)
     columns = {
-        "item_id": optional(_bytes(catalogue.item_ids.take(places))),
-        "type": single([names[number] for number in table["type"].to_pylist()]),
+        "item_id": optional(catalogue.item_ids.take(places)),
+        "type": single(names.take(pc.index_in(table["type"].combine_chunks(), value_set=numbers))),
         "known_item": single(catalogue.listed[rows - FIRST].astype(np.int64)),
     }
     for name in ("device", "region"):
         if name in table.column_names:
             encoded = table[name].combine_chunks()
-            columns[name] = optional(_bytes(encoded.dictionary.take(encoded.indices)))
+            columns[name] = optional(encoded.dictionary.take(encoded.indices))
     if has_timestamps:
         timestamps = table["timestamp"].to_numpy()
         columns["hour"] = single(timestamps // _HOUR % 24)
@@ -229,10 +237,6 @@ def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_
         positions = table["position"].to_numpy().astype(np.int64)
         columns["position"] = Column(positions[positions > 0], np.concatenate([[0], np.cumsum(positions > 0)]))
     if catalogue.category.null_count < len(catalogue):
-        paths = catalogue.category.take(places).to_pylist()
-        columns["category"] = optional([path and path.split(CATEGORY_SEPARATOR)[-1].encode() for path in paths])
+        paths = catalogue.category.take(places)
+        columns["category"] = optional(pc.replace_substring_regex(paths, _LEVELS_ABOVE, ""))
     return columns
-
-
-def _bytes(values: pa.Array) -> list[bytes | None]:
-    return [value if value is None else value.encode() for value in values.to_pylist()]

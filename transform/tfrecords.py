@@ -2,12 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from transform.arrow_files import replaced_when_whole
@@ -19,44 +20,90 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 _FIELD_1 = b"\x0a"
 _FIELD_2 = b"\x12"
 _MASK_DELTA = 0xA282EAD8
-# Values up to this length are worth remembering: types, categories, ids, but not pictures.
-_REPEATING_BYTES = 64
+_NOTHING = pa.scalar(b"", pa.large_binary())
+# A block of Examples that is encoded at a time: about so many bytes of values, and at most so many Examples.
+_BLOCK_BYTES = 16 * 2**20
+_BLOCK_EXAMPLES = 65_536
 
 
 @dataclass(frozen=True)
 class Column:
     """Values of one feature for many Examples: Example e has values[offsets[e]:offsets[e + 1]].
 
-    `values` is an int64 or float32 array, or a list of bytes; its type decides the kind of the feature.
+    `values` is an int64 or float32 array, or a list of bytes or an Arrow array of strings (neither with nulls); its
+    type decides the kind of the feature.
     """
 
-    values: np.ndarray | list[bytes]
+    values: np.ndarray | pa.Array | list[bytes]
     offsets: np.ndarray  # int64 [examples + 1]
 
 
-def single(values: np.ndarray | list[bytes]) -> Column:
+def single(values: np.ndarray | pa.Array | list[bytes]) -> Column:
     """One value for each Example."""
     return Column(values, np.arange(len(values) + 1))
 
 
-def optional(values: list[bytes | None]) -> Column:
-    """One value for each Example, or an empty list where it is None."""
-    present = np.array([value is not None for value in values], bool)
-    return Column([value for value in values if value is not None], np.concatenate([[0], np.cumsum(present)]))
+def optional(values: pa.Array | list[bytes | None]) -> Column:
+    """One value for each Example, or an empty list where it is null."""
+    if isinstance(values, list):
+        values = pa.array(values, pa.large_binary())
+    present = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    return Column(values.drop_null(), np.concatenate([[0], np.cumsum(present)]))
 
 
 def encode_examples(columns: dict[str, Column]) -> Iterator[bytes]:
     """Serialised tf.train.Examples with the features `columns`, in that order: the same bytes at each run.
 
+    A block of Examples is encoded at a time, feature after feature; bytes objects are made of whole Examples only.
+
     Raises:
         ValueError: the columns differ in their number of Examples.
+        TypeError: values of another type.
     """
     counts = {name: len(column.offsets) - 1 for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"all columns must have the same number of Examples, received {counts}.")
-    for entries in zip(*(_entries(name, column) for name, column in columns.items()), strict=True):
-        features = b"".join(entries)
-        yield _delimited(_FIELD_1, len(features)) + features
+    arrays = {name: _with_arrays(name, column) for name, column in columns.items()}
+    for start, stop in itertools.pairwise(_block_bounds(list(arrays.values()))):
+        entries = [part for name, column in arrays.items() for part in _entries(name, _slice(column, start, stop))]
+        features = pc.binary_join_element_wise(*entries, _NOTHING)
+        lengths = pc.binary_length(features).to_numpy().astype(np.int64)
+        header = _by_length(lengths, lambda length: _delimited(_FIELD_1, length))
+        yield from pc.binary_join_element_wise(header, features, _NOTHING).to_pylist()
+
+
+def _with_arrays(name: str, column: Column) -> Column:
+    values = column.values
+    if isinstance(values, np.ndarray) and values.dtype not in (np.int64, np.float32):
+        raise TypeError(f"feature {name!r}: values must be int64, float32 or a list of bytes, received {values.dtype}.")
+    if isinstance(values, np.ndarray):
+        return column
+    values = pa.array(values, pa.large_binary()) if isinstance(values, list) else values.cast(pa.large_binary())
+    return Column(values, column.offsets)
+
+
+def _slice(column: Column, start: int, stop: int) -> Column:
+    """The Examples from `start` to before `stop`."""
+    offsets = column.offsets[start : stop + 1]
+    return Column(column.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def _block_bounds(columns: list[Column]) -> list[int]:
+    """Where blocks of Examples begin, and the last ends: each holds about so many bytes, or one Example."""
+    if not columns:
+        return [0]
+    sizes = np.zeros(len(columns[0].offsets), np.int64)
+    for column in columns:
+        if isinstance(column.values, np.ndarray):
+            sizes += column.offsets * column.values.itemsize
+        else:
+            lengths = pc.binary_length(column.values).to_numpy()
+            sizes += np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[column.offsets]
+    bounds = [0]
+    while bounds[-1] < len(sizes) - 1:
+        end = int(np.searchsorted(sizes, sizes[bounds[-1]] + _BLOCK_BYTES))
+        bounds.append(min(max(end, bounds[-1] + 1), bounds[-1] + _BLOCK_EXAMPLES, len(sizes) - 1))
+    return bounds
 
 
 def write_tfrecords(path: str, records: Iterable[bytes]) -> int:
@@ -64,7 +111,7 @@ def write_tfrecords(path: str, records: Iterable[bytes]) -> int:
     count = 0
     with replaced_when_whole(path) as file:
         for record in records:
-            _write_record(file, record)
+            file.write(_framed(record))
             count += 1
     return count
 
@@ -85,10 +132,15 @@ def read_tfrecords(path: str) -> Iterator[bytes]:
             number += 1
 
 
-def _write_record(file: BinaryIO, record: bytes) -> None:
+def _framed(record: bytes) -> bytes:
     """Length, its checksum, data, its checksum (tensorflow/core/lib/io/record_writer.h)."""
-    length = len(record).to_bytes(8, "little")
-    file.write(b"".join((length, _masked_crc(length), record, _masked_crc(record))))
+    return b"".join((_framed_length(len(record)), record, _masked_crc(record)))
+
+
+@functools.lru_cache(maxsize=65_536)
+def _framed_length(length: int) -> bytes:
+    encoded = length.to_bytes(8, "little")
+    return encoded + _masked_crc(encoded)
 
 
 def _masked_crc(data: bytes) -> bytes:
@@ -105,54 +157,51 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-@functools.lru_cache(maxsize=4_096)
 def _delimited(tag: bytes, content_length: int) -> bytes:
     return tag + _varint(content_length)
 
 
-def _entries(name: str, column: Column) -> Iterator[bytes]:
-    """One map entry of tf.train.Features for each Example."""
-    if isinstance(column.values, list):
-        return _bytes_entries(name, column.values, column.offsets)
+def _by_length(lengths: np.ndarray, encode: Callable[[int], bytes]) -> pa.Array:
+    """`encode(length)` of each length, large_binary [lengths]: called once for each that occurs."""
+    known, which = np.unique(lengths, return_inverse=True)
+    encoded = pa.array([encode(length) for length in known.tolist()], pa.large_binary())
+    return encoded.take(pa.array(which))
+
+
+def _entries(name: str, column: Column) -> tuple[pa.Array, pa.Array]:
+    """A map entry of tf.train.Features for each Example: what precedes its values, and they; large_binary [E] each."""
+    if not isinstance(column.values, np.ndarray):
+        # Each value of a bytes list is a field of its own.
+        content, ends = _delimited_values(column.values)
+        return _content_entries(name, _BYTES_LIST, content, ends[column.offsets], packed=False)
     if column.values.dtype == np.int64:
         content, ends = varints(column.values)
-        return _packed_entries(name, _INT64_LIST, content, ends[column.offsets])
-    if column.values.dtype == np.float32:
-        return _packed_entries(name, _FLOAT_LIST, column.values.astype("<f4").tobytes(), column.offsets * 4)
-    raise TypeError(
-        f"feature {name!r}: values must be int64, float32 or a list of bytes, received {column.values.dtype}."
-    )
+        return _content_entries(name, _INT64_LIST, content, ends[column.offsets], packed=True)
+    content = pa.py_buffer(column.values.astype("<f4"))
+    return _content_entries(name, _FLOAT_LIST, content, column.offsets * 4, packed=True)
 
 
-def _packed_entries(name: str, kind: bytes, content: bytes, offsets: np.ndarray) -> Iterator[bytes]:
-    headers: dict[int, bytes] = {}
-    for start, end in itertools.pairwise(offsets.tolist()):
-        length = end - start
-        header = headers.get(length)
-        if header is None:
-            # A packed list without values is left out of its message altogether.
-            values = _delimited(_FIELD_1, length) if length else b""
-            header = headers[length] = _header(name, kind, len(values) + length) + values
-        yield header + content[start:end]
+def _content_entries(
+    name: str, kind: bytes, content: pa.Buffer, offsets: np.ndarray, packed: bool
+) -> tuple[pa.Array, pa.Array]:
+    buffers = [None, pa.py_buffer(offsets.astype(np.int64)), content]
+    values = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+    def header(length: int) -> bytes:
+        # A packed list without values is left out of its message altogether.
+        before = _delimited(_FIELD_1, length) if packed and length else b""
+        return _header(name, kind, len(before) + length) + before
+
+    return _by_length(np.diff(offsets), header), values
 
 
-def _bytes_entries(name: str, values: list[bytes], offsets: np.ndarray) -> Iterator[bytes]:
-    """Short values, which often repeat, are encoded once."""
-    known: dict[bytes, bytes] = {}
-    for start, end in itertools.pairwise(offsets.tolist()):
-        if end - start != 1 or len(values[start]) > _REPEATING_BYTES:
-            yield _bytes_entry(name, values[start:end])
-            continue
-        value = values[start]
-        entry = known.get(value)
-        if entry is None:
-            entry = known[value] = _bytes_entry(name, [value])
-        yield entry
-
-
-def _bytes_entry(name: str, values: list[bytes]) -> bytes:
-    payload = b"".join(_delimited(_FIELD_1, len(value)) + value for value in values)
-    return _header(name, _BYTES_LIST, len(payload)) + payload
+def _delimited_values(values: pa.Array) -> tuple[pa.Buffer, np.ndarray]:
+    """Values of a bytes list end to end, each behind its tag and length; where each begins, int64 [values + 1]."""
+    lengths = pc.binary_length(values).to_numpy().astype(np.int64)
+    header = _by_length(lengths, lambda length: _delimited(_FIELD_1, length))
+    joined = pc.binary_join_element_wise(header, values, _NOTHING)
+    starts = np.concatenate([[0], np.cumsum(pc.binary_length(joined).to_numpy(), dtype=np.int64)])
+    return joined.buffers()[2] or pa.py_buffer(b""), starts
 
 
 def _header(name: str, kind: bytes, list_length: int) -> bytes:
@@ -164,7 +213,7 @@ def _header(name: str, kind: bytes, list_length: int) -> bytes:
     return _delimited(_FIELD_1, len(entry) + list_length) + entry
 
 
-def varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
+def varints(values: np.ndarray) -> tuple[pa.Buffer, np.ndarray]:
     """Protobuf varints of int64 values end to end, and where each begins (and the last ends), int64 [values + 1].
 
     Seven bits a byte, lowest first, the high bit set on all but the last; negative numbers take ten bytes.
@@ -180,4 +229,4 @@ def varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
         more = rest > 0x7F
         content[starts] = (rest & np.uint64(0x7F)).astype(np.uint8) | (more.astype(np.uint8) << 7)
         rest, starts = rest[more] >> np.uint64(7), starts[more] + 1
-    return content.tobytes(), offsets
+    return pa.py_buffer(content), offsets
