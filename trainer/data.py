@@ -1,6 +1,5 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,13 @@ _INTEGERS: dict[str, type[np.generic]] = {
     "regions": np.int32,
     "positions": np.int32,
     "surfaces": np.int32,
+}
+_SEQUENCE_FEATURES = {
+    "user_id": tf.io.FixedLenFeature([], tf.string),
+    "train_end": tf.io.FixedLenFeature([], tf.int64),
+    "validation_end": tf.io.FixedLenFeature([], tf.int64),
+    **{name: tf.io.RaggedFeature(tf.int64) for name in _INTEGERS},
+    "propensities": tf.io.RaggedFeature(tf.float32),
 }
 # What a shop may not know of any interaction, with the value that says so.
 _WAY_IN: dict[str, int | float] = {"positions": 0, "surfaces": 0, "propensities": np.nan}
@@ -218,29 +224,45 @@ def load_sequences(transform_dir: Path, records: Mapping[str, np.ndarray] | None
         DamagedRecordError: a file is truncated or corrupt.
     """
     user_ids: list[str] = []
-    ends: list[tuple[int, int]] = []
-    lengths: list[int] = []
+    ends: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*_INTEGERS, "propensities")}
-    for example in _examples(transform_dir, "sequences", records):
-        user_ids.append(example["user_id"].bytes_list.value[0].decode())
-        ends.append((example["train_end"].int64_list.value[0], example["validation_end"].int64_list.value[0]))
-        length = len(example["rows"].int64_list.value)
+    for batch in _records(transform_dir, "sequences", records):
+        parsed = tf.io.parse_example(batch, _SEQUENCE_FEATURES)
+        user_ids += [user_id.decode() for user_id in parsed["user_id"].numpy().tolist()]
+        ends.append(np.column_stack([parsed["train_end"], parsed["validation_end"]]))
+        length = parsed["rows"].row_lengths().numpy()
         lengths.append(length)
         for name, dtype in _INTEGERS.items():
-            values = np.array(example[name].int64_list.value, dtype)
-            parts[name].append(values if len(values) == length else np.zeros(length, dtype))
-        logged = np.array(example["propensities"].float_list.value, np.float32)
-        parts["propensities"].append(logged if len(logged) == length else np.full(length, np.nan, np.float32))
+            parts[name].append(_of_each(parsed[name], length, 0).astype(dtype))
+        parts["propensities"].append(_of_each(parsed["propensities"], length, np.nan))
     if not user_ids:
         raise DamagedRecordError(f"{transform_dir}: the sequences TFRecords hold no shopper. Check the events table.")
-    end_array = np.array(ends, np.int64)
+    end_array = np.concatenate(ends)
     return Sequences(
         np.array(user_ids, dtype=object),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
         end_array[:, 0],
         end_array[:, 1],
         **{name: np.concatenate(values) for name, values in parts.items()},
     )
+
+
+def _of_each(values: tf.RaggedTensor, lengths: np.ndarray, unknown: float) -> np.ndarray:
+    """A value of each interaction, end to end; `unknown` for shoppers who have not as many as interactions.
+
+    Args:
+        values: [batch, (values)].
+        lengths: int64 [batch], interactions.
+    """
+    found = values.flat_values.numpy()
+    known = values.row_lengths().numpy()
+    complete = known == lengths
+    if complete.all():
+        return found
+    every = np.full(lengths.sum(), unknown, found.dtype)
+    every[np.repeat(complete, lengths)] = found[np.repeat(complete, known)]
+    return every
 
 
 def _behaviour(example: Mapping[str, tf.train.Feature]) -> list[float]:
@@ -295,27 +317,29 @@ def batches_of_records(file: Path, first: int = 0, count: int = -1) -> Iterator[
         number += len(batch)
 
 
-def _examples(
-    transform_dir: Path, kind: str, records: Mapping[str, np.ndarray] | None = None
-) -> Iterator[dict[str, tf.train.Feature]]:
-    """Features of each Example of `<kind>-*.tfrecord`, files in order, records in order.
+def _examples(transform_dir: Path, kind: str) -> Iterator[dict[str, tf.train.Feature]]:
+    """Features of each Example of `<kind>-*.tfrecord`, files in order, records in order."""
+    for batch in _records(transform_dir, kind):
+        for record in batch:
+            yield tf.train.Example.FromString(record).features.feature
+
+
+def _records(transform_dir: Path, kind: str, records: Mapping[str, np.ndarray] | None = None) -> Iterator[np.ndarray]:
+    """Serialised Examples of `<kind>-*.tfrecord`, object [up to 1,024] each, files in order, records in order.
 
     `records`: only these, file name → numbers in increasing order; None = all.
     """
     for file in record_files(transform_dir, kind):
         if records is None:
-            chosen: Iterator[bytes] = itertools.chain.from_iterable(batches_of_records(file))
+            yield from batches_of_records(file)
         elif file.name in records:
-            chosen = _chosen_records(file, records[file.name])
-        else:
-            continue
-        for record in chosen:
-            yield tf.train.Example.FromString(record).features.feature
+            yield from _chosen_records(file, records[file.name])
 
 
-def _chosen_records(file: Path, numbers: np.ndarray) -> Iterator[bytes]:
+def _chosen_records(file: Path, numbers: np.ndarray) -> Iterator[np.ndarray]:
     first = start = int(numbers[0])
     for batch in batches_of_records(file, first, int(numbers[-1]) + 1 - first):
         inside = numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, start + len(batch))]
-        yield from batch[inside - start]
+        if len(inside):
+            yield batch[inside - start]
         start += len(batch)
