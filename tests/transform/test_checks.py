@@ -170,3 +170,25 @@ def test_table_that_does_not_fit_is_refused(columns: dict, sentence: str) -> Non
         conform(pa.table(columns), "events", "shop/events.parquet")
     assert str(refused.value).startswith("shop/events.parquet: ")
     assert sentence in str(refused.value)
+
+
+def test_strings_may_stay_dictionaries_and_are_judged_alike() -> None:
+    columns = {
+        "user_id": ["a", "", "b", "a"],
+        "item_id": ["x", "y", None, "\n"],
+        "type": ["view", "view", "search", "buy"],
+    }
+    plain = conform(pa.table(columns), "events", "events.parquet")
+    encoded = conform(pa.table(columns), "events", "events.parquet", encoded=True)
+    assert all(pa.types.is_dictionary(field.type) for field in encoded.schema)
+    for expected, found in zip(check_events(plain, NOW, 3600), check_events(encoded, NOW, 3600), strict=True):
+        assert found.to_pylist() == expected.to_pylist()
+
+
+def test_a_dictionary_larger_than_its_column_is_made_anew() -> None:
+    entries = pa.array([f"user-{number}" for number in range(1_000)])
+    users = pa.DictionaryArray.from_arrays(pa.array([7, None, 7], pa.int32()), entries)
+    table = pa.table({"user_id": users, "item_id": ["a", "b", "c"], "type": ["view"] * 3})
+    found = conform(table, "events", "events.parquet", encoded=True).column("user_id")
+    assert found.to_pylist() == ["user-7", None, "user-7"]
+    assert found.chunk(0).dictionary.to_pylist() == ["user-7"]

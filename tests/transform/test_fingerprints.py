@@ -62,3 +62,9 @@ def test_combined_fingerprints_know_the_order_of_columns() -> None:
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="received struct"):
         fingerprint(pa.array([{"a": 1}]))
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=3))))
+def test_a_dictionary_has_the_fingerprints_of_its_values(values: list[str | None]) -> None:
+    plain = pa.array(values, pa.string())
+    assert fingerprint(plain.dictionary_encode()).tolist() == fingerprint(plain).tolist()
