@@ -5,13 +5,15 @@
 
 1. On the sample: Tandem, Beam with one element per event, and the polars script, each in a process of its own, one
    after the other. Their sequences are compared.
-2. On each number of `--events`: Tandem, and the polars script if asked for; events/s and peak memory.
+2. Tandem on the sample beside a crawler with `--crawler` events, of which the cap leaves the newest.
+3. On each number of `--events`: Tandem, and the polars script if asked for; events/s and peak memory.
 
 `--polars` is the interpreter of an environment with benchmarks/polars.txt. Ours does more in its time: it checks rows,
 builds the vocabularies of content, and writes the items, samples and statistics. `--data` keeps the simulated shops.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -19,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import machine, table
 from benchmarks.process_memory import Measured, measured
 from benchmarks.transform_sides import rules_of
 from trainer.data import Sequences, load_sequences
+from transform.beam_transform import STATISTICS_FILE
 from transform.simulator import SimulatorConfig, simulate
 from transform.tables import EVENT_TYPES
 
@@ -43,6 +47,43 @@ def shop(folder: Path, events: int) -> Path:
     if not data.exists():
         simulate(data, SimulatorConfig(events=events, shoppers=events // _SHOPPER_EVENTS, pictures=False))
     return data
+
+
+def with_crawler(data: Path, folder: Path, events: int) -> Path:
+    """The shop and a shopper who did its first `events` events, at their times, all over again."""
+    target = folder / "crawler"
+    (target / "events").mkdir(parents=True)
+    (target / "items.parquet").hardlink_to(data / "items.parquet")
+    (target / "events" / "shop.parquet").hardlink_to(data / "events.parquet")
+    source = pq.ParquetFile(data / "events.parquet")
+    with pq.ParquetWriter(target / "events" / "crawler.parquet", source.schema_arrow) as writer:
+        for batch in source.iter_batches():
+            taken = pa.Table.from_batches([batch.slice(0, events)])
+            for name, value in (("user_id", "crawler"), ("session", None)):
+                place = taken.schema.get_field_index(name)
+                taken = taken.set_column(place, name, pa.array([value] * len(taken), pa.string()))
+            writer.write_table(taken)
+            events -= len(taken)
+            if not events:
+                return target
+    raise ValueError(f"the shop in {data} has {events} events fewer than the crawler shall have.")
+
+
+def measure_crawler(data: Path, wanted: argparse.Namespace) -> None:
+    """Prints what one shopper with very many events costs."""
+    rows = []
+    with tempfile.TemporaryDirectory(dir=data.parent) as folder:
+        crawled = with_crawler(data, Path(folder), wanted.crawler)
+        for name, source in (("the shop", data), (f"and a crawler with {wanted.crawler:,} events", crawled)):
+            output = Path(folder) / name
+            output.mkdir()
+            found = run_side("tandem", source, output, wanted)
+            statistics = json.loads((output / "tandem" / STATISTICS_FILE).read_text())
+            seconds, read = found.printed["seconds"], statistics["rows_read"]
+            counts = [f"{read:,}", f"{statistics['over_cap']:,}"]
+            rows.append([name, *counts, f"{seconds:.1f}", f"{read / seconds:,.0f}", f"{found.peak_bytes / 2**30:.2f}"])
+    print(f"\nOne shopper with very many events. {machine()}\n")
+    print(table(["", "events", "over the cap", "seconds", "events/s", "peak GiB"], rows), flush=True)
 
 
 def run_side(side: str, data: Path, output: Path, wanted: argparse.Namespace) -> Measured:
@@ -103,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=2_000_000, help="events of the comparison with plain Beam")
     parser.add_argument("--events", type=int, nargs="*", default=[20_000_000, 40_000_000])
+    parser.add_argument("--crawler", type=int, default=1_000_000, help="events of one more shopper; 0 = none")
     parser.add_argument("--polars", help="interpreter of an environment with benchmarks/polars.txt")
     parser.add_argument("--data", type=Path, help="folder in which simulated shops are kept")
     parser.add_argument("--beam-options", nargs="*", default=[], help="without their dashes")
@@ -115,6 +157,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if wanted.sample:
             measure(shop(folder, wanted.sample), ["tandem", "plain", *rivals], wanted)
+        if wanted.sample and wanted.crawler:
+            measure_crawler(shop(folder, wanted.sample), wanted)
         for events in wanted.events:
             measure(shop(folder, events), ["tandem", *rivals], wanted)
 

@@ -114,7 +114,10 @@ class _Places:
 def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
     """Transforms the canonical tables in `data` into TFRecords, vocabularies, feature schema and statistics.
 
-    All of it stands in `output` afterwards. The same tables and configuration give the same bytes.
+    All of it stands in `output` afterwards. The same tables and configuration give the same bytes, whatever the runner,
+    the number of its workers, and the cut of the tables into files and row groups. The order of the events counts
+    only among those of one shopper at the same second, of which the one that stands before the other came before it
+    (files in the order of their names), and everywhere if they carry no times.
 
     Raises:
         FileNotFoundError: the events table is not there.

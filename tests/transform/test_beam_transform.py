@@ -235,6 +235,20 @@ def test_row_groups_files_and_their_order_change_no_byte(data: Path, output: Pat
     assert files_of(tmp_path / "output") == files_of(output)
 
 
+def test_the_order_of_events_counts_only_within_a_second(tmp_path: Path) -> None:
+    rows = [event(user, f"sku-{hour % 5}", hour * 3_600) for user in ("ann", "bob") for hour in range(10 * 24)]
+    tied = [event("ann", item, 3) for item in ("sku-1", "sku-2")]
+    for name, events in {
+        "ordered": [*rows, *tied],
+        "reversed": [*tied, *rows[::-1]],
+        "tied": [*rows, *tied[::-1]],
+    }.items():
+        write(tmp_path / f"{name}-data", "events", events, row_group_size=100)
+        run_transform(tmp_path / f"{name}-data", tmp_path / name, config())
+    assert files_of(tmp_path / "reversed") == files_of(tmp_path / "ordered")
+    assert by_user(tmp_path / "tied")["ann"]["rows"][1:3] == by_user(tmp_path / "ordered")["ann"]["rows"][2:0:-1]
+
+
 @pytest.mark.parametrize(
     "mode", ["multi_threading", pytest.param("multi_processing", marks=pytest.mark.slow)]
 )  # each of the four pipelines starts its own workers
