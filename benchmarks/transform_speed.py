@@ -128,7 +128,12 @@ def measure(data: Path, sides: list[str], wanted: argparse.Namespace) -> None:
             found = run_side(side, data, Path(folder), wanted)
             seconds = found.printed["seconds"]
             ours = ours or seconds
-            figures = [f"{seconds:.1f}", f"{events / seconds:,.0f}", f"{found.peak_bytes / 2**30:.2f}"]
+            figures = [
+                f"{seconds:.1f}",
+                f"{found.printed['processor']:.1f}",
+                f"{events / seconds:,.0f}",
+                f"{found.peak_bytes / 2**30:.2f}",
+            ]
             rows.append([_NAMES[side], *figures, f"{seconds / ours:.2f}×"])
             if side != "tandem":
                 shoppers, wrong = differing(Path(folder) / "tandem", Path(folder) / side, _COMPARED[side])
@@ -136,7 +141,10 @@ def measure(data: Path, sides: list[str], wanted: argparse.Namespace) -> None:
                     f"{side}: {shoppers:,} shoppers, {wrong:,} with other sequences ({', '.join(_COMPARED[side])})"
                 )
     print(f"\nTransform, {events:,} events to TFRecords. {machine()}, psutil {psutil.__version__}\n")
-    print(table(["", "seconds", "events/s", "peak GiB, all processes", "Tandem is faster by"], rows), flush=True)
+    print(
+        table(["", "seconds", "of the processor", "events/s", "peak GiB, all processes", "Tandem is faster by"], rows),
+        flush=True,
+    )
     print("\n" + "\n".join(notes), flush=True)
 
 

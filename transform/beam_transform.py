@@ -79,7 +79,7 @@ _REASONS_SHOWN = 3
 # buckets than the least would leave workers idle.
 _EVENTS_PER_BUCKET = 500_000
 _LEAST_BUCKETS = 16
-# What becomes of events that are no interaction of their own, by count: over the cap, then in transform/interactions.py.
+# What becomes of events that are no interaction of their own, by count: beyond the cap, then by the rules.
 _DROPS = ("over_cap", *DROPS)
 
 
@@ -370,7 +370,7 @@ def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
 
 def _over_cap(counts: dict[str, int], most: int) -> str:
     return (
-        f"events: {counts['shoppers_over_cap']:,} of {counts['shoppers']:,} shoppers have more than {most:,} events; "
+        f"events: {counts['shoppers_over_cap']:,} shoppers with more than {most:,} events each; "
         f"the newest are kept, {counts['over_cap']:,} older ones are left out. Crawlers and names that many share look "
         "like this: leave them out of the events, or change transform.max_events_per_shopper."
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transform.arrow_files import Spill, joined, read_tables
@@ -20,7 +20,6 @@ def encoded(values: list[str | None]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), pa.array(entries, pa.string()))
 
 
-@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_joined_dictionaries_keep_the_values_and_nothing_else(parts: list[list[str | None]]) -> None:
     table = joined([pa.table({"name": encoded(part)}) for part in parts])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transform.tfrecords import Column, encode_examples, optional, single, varints, write_tfrecords
@@ -20,7 +20,6 @@ def lists(values: list[list], dtype: type | None = None) -> Column:
     return Column(flat if dtype is None else np.array(flat, dtype), offsets)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
