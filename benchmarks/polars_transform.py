@@ -5,8 +5,8 @@
 DATA holds events.parquet and items.parquet of a simulated shop; the starts of the validation and the test span are
 seconds; TYPE … are all event types in order of strength as `name=number`, those of histories with a `+` before them.
 Everything is in memory, on all cores that polars finds. polars has no writer of TFRecords: its columns are encoded by
-hand, with one Python call for each feature of each shopper. Prints one JSON line: seconds, those of its two parts, and those of the
-processor.
+hand, with one Python call for each feature of each shopper. Prints one JSON line: seconds, those of its two parts, and
+those of the processor.
 
 The sequences are Tandem's: same rules, same features but for the ways in. Tandem's checks of rows, its items TFRecords,
 samples, vocabularies of content and statistics are left out.

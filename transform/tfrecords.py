@@ -46,9 +46,11 @@ def single(values: np.ndarray | pa.Array | list[bytes]) -> Column:
 def optional(values: pa.Array | list[bytes | None]) -> Column:
     """One value for each Example, or an empty list where it is null."""
     if isinstance(values, list):
-        values = pa.array(values, pa.large_binary())
-    present = pc.is_valid(values).to_numpy(zero_copy_only=False)
-    return Column(values.drop_null(), np.concatenate([[0], np.cumsum(present)]))
+        present = np.array([value is not None for value in values], bool)
+        kept: pa.Array | list[bytes] = [value for value in values if value is not None]
+    else:
+        present, kept = pc.is_valid(values).to_numpy(zero_copy_only=False), values.drop_null()
+    return Column(kept, np.concatenate([[0], np.cumsum(present)]))
 
 
 def encode_examples(columns: dict[str, Column]) -> Iterator[bytes]:
