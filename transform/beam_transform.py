@@ -146,7 +146,7 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
     schema = _content(catalogue, contexts, rules, places, config)
     positions = merge_positions(_per_bucket(places, "positions"), catalogue)
     surfaces = _write_positions(positions, places)
-    _write_days(catalogue, places, config)
+    _write_days(catalogue, places)
     _write(catalogue, schema, surfaces, counts, rules, places, config)
     _write_statistics(places, reports, counts, rules, catalogue, schema, contexts, positions, repeated)
     shutil.rmtree(places.spill)
@@ -326,7 +326,7 @@ def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
         min_dwell_seconds=config.min_dwell_seconds,
         max_session_length=config.max_session_length,
         min_session_length=config.min_session_length,
-        sampled_days=day_shares(report.minutes, sum(report.types.values()), config.sample_day_events),
+        sampled_days=day_shares(minutes, sum(report.types.values()), config.sample_day_events),
     )
 
 
@@ -512,10 +512,10 @@ def _write_positions(positions: pa.Table, places: _Places) -> tuple[str, ...]:
     return tuple(surfaces)
 
 
-def _write_days(catalogue: Catalogue, places: _Places, config: TransformConfig) -> None:
+def _write_days(catalogue: Catalogue, places: _Places) -> None:
     """Counts of each day, and events drawn of the newest days."""
-    write_table(FileSystems.join(places.output, DAYS_FILE), merge_day_counts(_per_bucket(places, config, "days")))
-    drawn = with_products(read_tables(_per_bucket(places, config, "sample")), catalogue)
+    write_table(FileSystems.join(places.output, DAYS_FILE), merge_day_counts(_per_bucket(places, "days")))
+    drawn = with_products(read_tables(_per_bucket(places, "sample")), catalogue)
     write_table(FileSystems.join(places.output, SAMPLES, DAY_SAMPLE_FILE), drawn)
 
 
