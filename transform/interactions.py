@@ -177,6 +177,9 @@ def _codes(table: pa.Table, column: str) -> tuple[np.ndarray, pa.Array]:
         return np.full(table.num_rows, _ABSENT, np.int32), pa.array([], pa.string())
     encoded = table.column(column).combine_chunks().dictionary_encode()
     codes = pc.fill_null(encoded.indices, _ABSENT).to_numpy()
+    if not pa.types.is_string(encoded.dictionary.type):
+        # Fingerprints, of which the reader has left out the empty ones.
+        return codes, encoded.dictionary
     empty = pc.index(encoded.dictionary, "").as_py()
     return np.where(codes == empty, _ABSENT, codes) if empty >= 0 else codes, encoded.dictionary
 

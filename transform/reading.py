@@ -264,8 +264,10 @@ def _type_numbers(types: pa.DictionaryArray) -> np.ndarray:
 
 
 def _identity(names: pa.Array) -> pa.Array:
-    """What tells values apart and takes eight bytes: uint64 [rows], null where null."""
-    return pa.array(fingerprint(names), mask=pc.is_null(names).to_numpy(zero_copy_only=False))
+    """What tells values apart and takes eight bytes: uint64 [rows], null where null or empty."""
+    texts = names.dictionary_decode() if pa.types.is_dictionary(names.type) else names
+    missing = pc.fill_null(pc.equal(texts, ""), True)
+    return pa.array(fingerprint(names), mask=missing.to_numpy(zero_copy_only=False))
 
 
 def _propensities(attributes: pa.ListArray) -> np.ndarray:

@@ -18,6 +18,7 @@ from tests.transform.small_tables import DAY, START, by_user, config, examples, 
 from tests.transform.test_interactions import HISTORY, LEAVE_ONE_OUT, by_time, places
 from trainer.propensity import load_position_counts
 from transform.beam_transform import run_transform
+from transform.checks import conform
 from transform.config import BeamConfig
 from transform.feature_schema import read_vocabulary
 from transform.interactions import DROPS, Bucket, Rules, build_bucket
@@ -67,7 +68,9 @@ MANY = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 def spilled(rows: list[Row]) -> pa.Table:
     """Events as the reader spills them, all in one bucket."""
-    events = table("events", rows).append_column("row", pa.array(range(len(rows)), pa.int64()))
+    events = conform(table("events", rows), "events", "", encoded=True).append_column(
+        "row", pa.array(range(len(rows)), pa.int64())
+    )
     ((_, found),) = EventRows(now=0, max_future_seconds=0, buckets=1, history_types=()).parts(events)
     return found
 
