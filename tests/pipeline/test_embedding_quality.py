@@ -115,6 +115,8 @@ def test_metrics_hold_the_quality_of_all_steps(tmp_path: Path) -> None:
     moved = {"items": 2, "mean_cosine_distance": 0.2, "mean_l2_per_dimension": 0.1, "neighbour_overlap": 1.0}
     files = {
         "steps/evaluate/metrics.json": {key: value for key, value in measured.items() if key not in ("head", "index")},
+        "steps/validate/summary.json": {"stop": 0, "warn": 0},
+        "steps/validate/anomalies.json": [],
         "steps/train-head/head.json": measured["head"],
         "steps/train-ranker/drift.json": moved,
         "steps/export/index.json": measured["index"],
