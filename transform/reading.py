@@ -263,11 +263,10 @@ def _type_numbers(types: pa.DictionaryArray) -> np.ndarray:
     return numbers[pc.fill_null(places, 0).to_numpy()][types.indices.to_numpy()]
 
 
-def _identity(names: pa.Array) -> pa.Array:
-    """What tells values apart and takes eight bytes: uint64 [rows], null where null or empty."""
-    texts = names.dictionary_decode() if pa.types.is_dictionary(names.type) else names
-    missing = pc.fill_null(pc.equal(texts, ""), True)
-    return pa.array(fingerprint(names), mask=missing.to_numpy(zero_copy_only=False))
+def _identity(names: pa.DictionaryArray) -> pa.Array:
+    """What tells values apart and takes eight bytes: uint64 [rows], null where there is no name."""
+    unnamed = pc.fill_null(pc.equal(names.dictionary, "").take(names.indices), True)
+    return pa.array(fingerprint(names), mask=unnamed.to_numpy(zero_copy_only=False))
 
 
 def _propensities(attributes: pa.ListArray) -> np.ndarray:
