@@ -39,6 +39,17 @@ def session_numbers(
     starts |= (sessions == _ABSENT) & resets[sorting]
     if gap_seconds is not None and len(starts):
         starts[1:] |= (sessions[1:] == _ABSENT) & (np.diff(times) > gap_seconds)
+    return _numbers_by_first(user, sorting, starts)
+
+
+def _numbers_by_first(user: np.ndarray, sorting: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Numbers of groups, int64 [rows], for each shopper in order of the groups' first rows.
+
+    Args:
+        user: of the rows, a shopper's together.
+        sorting: rows by group, those of a group in order.
+        starts: bool [rows], which of the sorted rows begin a group.
+    """
     firsts = sorting[starts]
     rank = np.empty(len(firsts), np.int64)
     rank[np.argsort(firsts)] = np.arange(len(firsts))
@@ -81,13 +92,7 @@ def divided_sessions(user: np.ndarray, session: np.ndarray, basket: np.ndarray, 
     alike = session[first_in_basket] == session[begins][of_basket]
     part[first_in_basket] = np.where(alike, part[begins][of_basket], part[first_in_basket])
     sorting = np.lexsort((part, session, user))
-    numbers = run_numbers(user[sorting], session[sorting], part[sorting])
-    firsts = np.minimum.reduceat(sorting, np.flatnonzero(np.diff(numbers, prepend=-1))) if len(user) else sorting
-    rank = np.empty(len(firsts), np.int64)
-    rank[np.argsort(firsts)] = np.arange(len(firsts))
-    found = np.empty(len(user), np.int64)
-    found[sorting] = rank[numbers]
-    return found - found[run_starts(user)][run_numbers(user)]
+    return _numbers_by_first(user, sorting, changes(user[sorting], session[sorting], part[sorting]))
 
 
 def session_lengths(user: np.ndarray, session: np.ndarray, span: np.ndarray) -> np.ndarray:
