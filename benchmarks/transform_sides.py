@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.plain_beam import plain_transform
 from transform.beam_transform import STATISTICS_FILE, run_transform
+from transform.clock import MINUTE
 from transform.config import BeamConfig, TransformConfig
 from transform.interactions import Rules
-from transform.split import MINUTE
 from transform.tables import EVENT_TYPES
 
 

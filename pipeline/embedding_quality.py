@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.catalogue_map import MAP_FILE, write_map
 from transform.attributed_sales import read_attributed_sales
+from transform.clock import HOUR
 from transform.config import TransformConfig
 
 MEASURED_FILE = "embedding_quality.json"
@@ -84,7 +85,7 @@ def write_embedding_quality(
 
     catalogue = load_catalogue(transform_dir)
     found = measure_embeddings(catalogue, retrieval_dir, ranker_dir)
-    sales = read_attributed_sales(data, 3600 * config.max_future_hours)
+    sales = read_attributed_sales(data, HOUR * config.max_future_hours)
     measured = {
         stage: asdict(geometry) | {"modalities": asdict(found.modalities[stage])}
         for stage, geometry in found.geometry.items()

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transform.checks import check_events, conform
+from transform.clock import DAY
 from transform.tables import IMPRESSION, PURCHASE, TYPE_NAMES, embedding_versions, table_files
 
 TOP_SELLERS = 1_000
 # A purchase counts for the last recommendation that the shopper followed to the product within so many seconds: long
 # enough for who sleeps on it over a weekend, too short for a later errand. A convention; shops differ.
-ATTRIBUTION_SECONDS = 7 * 86_400
-_SECONDS_PER_DAY = 86_400
+ATTRIBUTION_SECONDS = 7 * DAY
 _COLUMNS = ("user_id", "item_id", "type", "timestamp", "quantity", "price", "attribution_token")
 _BATCH_ROWS = 131_072
 NO_TOKENS = "not in the logs: no impression carries the token of a recommendation (<version>:<request>)"
@@ -201,4 +201,4 @@ def _first_shown(shown: pd.DataFrame, items: pa.Table, reasons: dict[str, str]) 
         reasons[name] = f"none of {len(listed):,} products listed since the first recommendation was recommended yet"
         return None
     # Shown before the day that the catalogue gives as that of its listing: at once.
-    return FirstShown(len(listed), len(waited), float(waited.clip(lower=0).median()) / _SECONDS_PER_DAY)
+    return FirstShown(len(listed), len(waited), float(waited.clip(lower=0).median()) / DAY)

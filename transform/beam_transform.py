@@ -29,6 +29,7 @@ from transform.arrow_files import read_json, read_tables, replaced_when_whole, w
 from transform.beam_pipeline import beam_pipeline
 from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
+from transform.clock import HOUR, MINUTE
 from transform.config import TransformConfig
 from transform.content_faults import fault_sentences, picture_limits
 from transform.day_counts import DAYS_FILE, merge_day_counts
@@ -53,7 +54,7 @@ from transform.reading import (
     write_dead_letters,
 )
 from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
-from transform.split import MINUTE, find_cuts, shown
+from transform.split import find_cuts, shown
 from transform.tables import (
     BEHAVIOUR,
     BEHAVIOUR_LENGTH,
@@ -238,7 +239,7 @@ def _sorted_files(partition: str, files: Iterable[str]) -> tuple[str, list[str]]
 
 def _read(events: Source, items: Source | None, places: _Places, config: TransformConfig) -> dict[str, Report]:
     """Reports by table, after the bad rows have been judged."""
-    rows = EventRows(int(time.time()), config.max_future_hours * 3600, places.buckets, config.history_types)
+    rows = EventRows(int(time.time()), config.max_future_hours * HOUR, places.buckets, config.history_types)
     with beam_pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
         _add_reading(pipeline, events, rows, places)
         if items:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transform.arrow_files import read_tables
+from transform.clock import DAY, hour_of_day
 from transform.fingerprints import combine, fingerprint
 from transform.runs import changes, run_starts
 from transform.tables import TYPE_NAMES
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 # Of the transform's output.
 DAYS_FILE = "days.arrow"
-DAY = 86_400
-HOUR = 3_600
 SLICES = ("device", "region")
 # Values of a slice that are counted by themselves; those of the others are one.
 MOST_VALUES = 64
@@ -77,7 +76,7 @@ def day_counts(events: "Events", session: np.ndarray, repeated_times: np.ndarray
         if len(values):
             told = codes != _ABSENT
             tally.add("events", day[told], (events.type[told], types), name, (codes[told], values))
-    hours = (events.timestamp // HOUR % 24).astype(np.int64)
+    hours = hour_of_day(events.timestamp).astype(np.int64)
     tally.add("hours", day, values=(hours, [f"{hour:02d}" for hour in range(24)]))
     tally.add("duplicates", repeated_times // DAY)
     _count_shoppers(tally, events, day, session)

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform.day_counts import DAY, HOUR
+from transform.clock import DAY, MINUTE, hour_of_day
 from transform.fingerprints import fingerprint, share
 from transform.runs import run_numbers, run_starts
-from transform.split import MINUTE
 from transform.tables import CATEGORY_SEPARATOR, FIRST, TYPE_NAMES
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def day_sample(events: "Events", session: np.ndarray, shares: DayShares) -> pa.T
     columns = {
         "day": pa.array(day.astype(np.int32)),
         "type": names.take(pa.array(drawn.type)),
-        "hour": pa.array(drawn.timestamp // HOUR % 24),
+        "hour": pa.array(hour_of_day(drawn.timestamp)),
         "shopper_events": pa.array(_group_sizes(drawn.user, day)),
         "session_events": pa.array(_group_sizes(drawn.user, session[chosen])),
     }

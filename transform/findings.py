@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from transform.checks import DataError, nearest
-from transform.day_counts import DAY
+from transform.clock import DAY
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 from transform.arrow_files import write_json
 from transform.baseline import all_item_ids
 from transform.checks import DataError
+from transform.clock import hour_of_day, weekday
 from transform.config import ValidateConfig
 from transform.data_schema import SERVING, check_schema, kept_schema
 from transform.data_statistics import Statistics, as_lists, batch_statistics, decode, records, span_statistics
-from transform.day_counts import DAY, HOUR
 from transform.findings import STOP, WARN, Anomaly, check_rule_names, found, judge, judged
 from transform.guard_drift import Limits, drift
 from transform.interactions import SPANS
@@ -25,8 +25,6 @@ _REQUESTS = "requests"
 _TRAIN = SPANS[0]
 # A time in seconds beyond this (the year 5138) is in another unit.
 _LARGEST_SECONDS = 10**11
-# 1970-01-01 was a Thursday; Monday = 0.
-_EPOCH_WEEKDAY = 3
 
 
 def check_requests(
@@ -95,7 +93,7 @@ def _parts(seconds: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Hour and weekday of times, int64, null where those are."""
     absent = pc.is_null(seconds).to_numpy(zero_copy_only=False)
     values = pc.fill_null(seconds, 0).to_numpy()
-    return pa.array(values // HOUR % 24, mask=absent), pa.array((values // DAY + _EPOCH_WEEKDAY) % 7, mask=absent)
+    return pa.array(hour_of_day(values), mask=absent), pa.array(weekday(values), mask=absent)
 
 
 def _schema_statistics(rows: pa.Table) -> Statistics:

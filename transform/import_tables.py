@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transform.checks import DataError, check_events, check_items, check_users, conform, count_reasons
+from transform.clock import DAY
 from transform.import_sources import Malformed, SourceBatch
 
 REPORT = "dataset.json"
 DEAD_LETTER = "dead_letter"
 _WRITTEN_HERE = {"events.parquet", "items.parquet", "users.parquet", REPORT, DEAD_LETTER}
-_MAX_FUTURE_SECONDS = 24 * 3600
+_MAX_FUTURE_SECONDS = DAY
 _SHOWN_REASONS = 5
 _SECONDS_BETWEEN_LOGS = 5.0
 

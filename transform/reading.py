@@ -18,9 +18,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transform.arrow_files import Spill, joined, read_json, replaced_when_whole
 from transform.checks import DataError, check_events, check_items, conform, count_reasons, logged_propensities
+from transform.clock import MINUTE
 from transform.content_faults import PictureLimits, clean_content
 from transform.fingerprints import combine, fingerprint
-from transform.split import MINUTE
 from transform.tables import EVENT_TYPES, EVENTS, TYPE_NAMES, table_files
 
 REPORTS = "reports"

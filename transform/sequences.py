@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from protos.feature_schema_pb2 import FeatureSchema
 from transform.arrow_files import read_table, write_table
 from transform.catalogue import Catalogue, read_catalogue
+from transform.clock import hour_of_day, weekday
 from transform.event_cap import NewestEvents
 from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 from transform.fingerprints import fingerprint, share
@@ -21,9 +22,6 @@ from transform.tables import CATEGORY_SEPARATOR, EVENT_TYPES, FIRST
 from transform.tfrecords import Column, encode_examples, optional, single, write_tfrecords
 from transform.vocabularies import value_ids
 
-_HOUR, _DAY = 3600, 86_400
-# 1970-01-01 was a Thursday; Monday = 0.
-_EPOCH_WEEKDAY = 3
 # What precedes the last level of a category's path.
 _LEVELS_ABOVE = f"^(?s:.)*{CATEGORY_SEPARATOR}"
 
@@ -226,8 +224,8 @@ def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_
             columns[name] = optional(encoded.dictionary.take(encoded.indices))
     if has_timestamps:
         timestamps = table["timestamp"].to_numpy()
-        columns["hour"] = single(timestamps // _HOUR % 24)
-        columns["weekday"] = single((timestamps // _DAY + _EPOCH_WEEKDAY) % 7)
+        columns["hour"] = single(hour_of_day(timestamps))
+        columns["weekday"] = single(weekday(timestamps))
     for name in ("price", "quantity"):
         if name in table.column_names:
             values = table[name].to_numpy().astype(np.float32)

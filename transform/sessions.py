@@ -5,11 +5,11 @@ Arrays are columns of one bucket. Events stand by user and time; codes of absent
 
 import numpy as np
 
+from transform.clock import DAY
 from transform.runs import changes, places_in_runs, run_numbers, run_starts
 from transform.tables import IMPRESSION
 
 _ABSENT = -1
-_DAY_SECONDS = 86_400
 
 
 def robot_events(user: np.ndarray, timestamp: np.ndarray, limit: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def robot_events(user: np.ndarray, timestamp: np.ndarray, limit: int) -> np.ndar
     robots = np.zeros(len(user), bool)
     if not 0 < limit < len(user):
         return robots
-    soon = (user[limit:] == user[:-limit]) & (timestamp[limit:] - timestamp[:-limit] < _DAY_SECONDS)
+    soon = (user[limit:] == user[:-limit]) & (timestamp[limit:] - timestamp[:-limit] < DAY)
     return np.isin(user, np.unique(user[limit:][soon]))
 
 

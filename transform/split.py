@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from transform.checks import DataError
+from transform.clock import MINUTE
 from transform.config import SplitConfig
-
-MINUTE = 60
 
 
 def find_cuts(minutes: dict[str, int], split: SplitConfig) -> tuple[int, int]:

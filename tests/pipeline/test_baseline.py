@@ -11,9 +11,10 @@ from pipeline.chain import STEPS
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.runner import StepError, run_steps
-from tests.transform.small_tables import DAY, event, write
+from tests.transform.small_tables import event, write
 from transform.baseline import read_profile
 from transform.checks import DataError
+from transform.clock import DAY
 
 DAYS, PER_DAY = 14, 600
 

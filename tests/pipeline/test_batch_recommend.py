@@ -22,7 +22,8 @@ from serving.model_config import model_configs_for
 from serving.server import ModelServer
 from tests.pipeline.batch_jobs import asked, assert_same, lists
 from tests.serving.models import ITEMS, UNAVAILABLE, TinyRecommender, publish
-from tests.transform.small_tables import DAY, config, event, examples, write
+from tests.transform.small_tables import config, event, examples, write
+from transform.clock import DAY
 from transform.config import BeamConfig
 
 SHOPPERS, K = 23, 6

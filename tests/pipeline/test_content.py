@@ -25,10 +25,10 @@ from trainer.content_encoders import (
 )
 from trainer.data import load_catalogue
 from transform.catalogue_refresh import Refreshed, read_products, refresh_catalogue
+from transform.clock import DAY
 from transform.feature_schema import read_schema
 from transform.item_examples import items_file
 
-DAY = 86_400
 CONFIG = ContentConfig(image_height=16, image_width=16, image_dim=4, epochs=1, batch_size=4)
 RED_FILE, BLUE_FILE, GREEN_FILE = file_of(plain(RED)), file_of(plain(BLUE), "JPEG"), file_of(plain(GREEN))
 ITEMS: list[dict[str, Any]] = [

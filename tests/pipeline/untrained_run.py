@@ -19,8 +19,8 @@ from trainer.data import load_catalogue
 from trainer.model_files import save_model
 from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
+from transform.clock import DAY
 
-DAY = 86_400
 COLOURS, KINDS = ("red", "green", "blue"), ("pot", "lamp", "chair", "rug", "clock")
 SMALL = Config(
     transform=config(),

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from tests.transform.small_tables import DAY, event, write
+from tests.transform.small_tables import event, write
+from transform.clock import DAY
 from transform.tables import EVENTS
 
 Row = dict[str, Any]

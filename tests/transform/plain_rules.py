@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from transform.clock import DAY
 from transform.interactions import Rules
 from transform.tables import CLICK, EVENT_TYPES, IMPRESSION, SEARCH, VIEW
 
@@ -100,7 +101,7 @@ def positions(found: Expected, rules: Rules) -> Counter[tuple[Any, ...]]:
 
 def _is_robot(events: list[Row], rules: Rules) -> bool:
     times = [row["timestamp"] for row in events]
-    most = max(sum(0 <= other - time < 86_400 for other in times) for time in times)
+    most = max(sum(0 <= other - time < DAY for other in times) for time in times)
     return rules.has_timestamps and 0 < rules.max_daily_events < most
 
 

@@ -12,7 +12,6 @@ from transform.beam_transform import run_transform
 from transform.config import SplitConfig, TransformConfig
 from transform.tables import SCHEMAS
 
-DAY = 86_400
 # Monday, 1 January 2024, 00:00 UTC.
 START = 1_704_067_200
 # A picture of one grey pixel.

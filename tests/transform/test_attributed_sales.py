@@ -15,9 +15,9 @@ from transform.attributed_sales import (
     attributed_sales,
     read_attributed_sales,
 )
+from transform.clock import DAY
 from transform.tables import EVENTS, ITEMS, embedding_versions
 
-DAY = 86_400
 START = 1_700_000_000
 ITEM_ROWS = [
     {"item_id": "old", "price": 10.0, "created_at": START - 100 * DAY},

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.transform.small_tables import (
-    DAY,
     PNG,
     START,
     by_user,
@@ -25,6 +24,7 @@ from tests.transform.small_tables import (
 from trainer.propensity import load_position_counts
 from transform.beam_transform import check_report, run_transform
 from transform.checks import DataError
+from transform.clock import DAY, HOUR
 from transform.config import BeamConfig, SplitConfig
 from transform.feature_schema import read_schema, read_vocabulary
 from transform.fingerprints import fingerprint
@@ -47,7 +47,7 @@ EVENTS = [
     ),
     event("ann", "sku-new", 8 * DAY, device="tablet", price=4.0, surface="email", position=2),
     event("bob", "sku-only-here", 8 * DAY + 5, device="desktop"),
-    event("ann", "sku-a", 9 * DAY + 3_600, "add_to_cart", device="mobile", price=1.0),
+    event("ann", "sku-a", 9 * DAY + HOUR, "add_to_cart", device="mobile", price=1.0),
     event("bob", "sku-a", 9 * DAY + 7_200, "impression", device="desktop", surface="home", position=1),
 ]
 ITEMS = [
@@ -87,7 +87,7 @@ def test_sequences_hold_collapsed_interactions_with_their_spans(output: Path) ->
     assert ann["rows"] == [ROWS["sku-b"], ROWS["sku-a"], ROWS["sku-new"], ROWS["sku-a"]]
     assert ann["types"] == [6, 2, 2, 5]
     assert ann["labels"] == [1 << 2 | 1 << 6, 1 << 2, 1 << 2, 1 << 5]
-    assert ann["timestamps"] == [START + 60, START + 90, START + 8 * DAY, START + 9 * DAY + 3_600]
+    assert ann["timestamps"] == [START + 60, START + 90, START + 8 * DAY, START + 9 * DAY + HOUR]
     assert ann["sessions"] == [0, 0, 1, 2]
     assert ann["baskets"] == [0, 1, 2, 3]
     assert ann["quantities"] == [2.0, 1.0, 1.0, 1.0]
@@ -236,7 +236,7 @@ def test_row_groups_files_and_their_order_change_no_byte(data: Path, output: Pat
 
 
 def test_the_order_of_events_counts_only_within_a_second(tmp_path: Path) -> None:
-    rows = [event(user, f"sku-{hour % 5}", hour * 3_600) for user in ("ann", "bob") for hour in range(10 * 24)]
+    rows = [event(user, f"sku-{hour % 5}", hour * HOUR) for user in ("ann", "bob") for hour in range(10 * 24)]
     tied = [event("ann", item, 3) for item in ("sku-1", "sku-2")]
     for name, events in {
         "ordered": [*rows, *tied],

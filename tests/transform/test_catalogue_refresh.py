@@ -11,11 +11,11 @@ from tests.transform.small_tables import PNG, START, event, examples, files_of, 
 from transform import beam_transform, catalogue, catalogue_refresh
 from transform.catalogue_refresh import Refreshed, read_products, refresh_catalogue
 from transform.checks import DataError
+from transform.clock import DAY
 from transform.content_faults import sorted_faults
 from transform.feature_schema import read_schema, read_vocabulary
 
 NOW = START + 1_000_000
-DAY = 86_400
 ITEMS: list[dict[str, Any]] = [
     {"item_id": "a", "title": "Red pot", "category": "Kitchen > Pots", "price": 1.0, "attributes": ["colour=red"]},
     {"item_id": "b", "title": "Blue pot", "category": "Kitchen > Pots", "price": 3.0, "attributes": ["colour=blue"]},

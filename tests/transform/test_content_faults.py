@@ -11,10 +11,10 @@ import pytest
 from tests.trainer.pictures import BLUE, file_of, plain
 from tests.transform.small_tables import PNG, event, examples, table, transformed, write
 from transform.catalogue_refresh import read_products, refresh_catalogue
+from transform.clock import DAY
 from transform.content_faults import PictureLimits, clean_content, fault_sentences, sorted_faults
 from transform.feature_schema import read_schema, read_vocabulary
 
-DAY = 86_400
 LIMITS = PictureLimits(bytes=100, side=50)
 SETTINGS = {"max_image_bytes": 100, "max_image_side": 50}
 EVENTS = [event("ann", "good", day * DAY) for day in range(11)]

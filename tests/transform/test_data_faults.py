@@ -17,8 +17,8 @@ import pytest
 from transform.baseline import PROFILE
 from transform.beam_transform import run_transform
 from transform.checks import DataError
+from transform.clock import DAY, HOUR
 from transform.config import TransformConfig, ValidateConfig
-from transform.day_counts import DAY
 from transform.simulator import SimulatorConfig, simulate
 from transform.tables import EVENTS, ITEMS
 from transform.validation import run_validation
@@ -114,7 +114,7 @@ def prices_in_cents(tables: Tables) -> None:
 def another_time_zone(tables: Tables) -> None:
     # Two days, so that the second is whole.
     tables.events = pd.concat([tables.events, tables.after])
-    tables.events["timestamp"] += 6 * 3600
+    tables.events["timestamp"] += 6 * HOUR
 
 
 def rows_twice(tables: Tables) -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transform.small_tables import DAY, START
+from tests.transform.small_tables import START
 from transform.arrow_files import write_table
+from transform.clock import DAY
 from transform.day_counts import MOST_VALUES, OTHER, merge_day_counts
 from transform.day_sample import day_shares, popularity_classes
 from transform.interactions import Rules, build_bucket

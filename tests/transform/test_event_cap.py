@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.transform.small_tables import DAY, by_user, config, event, files_of, write
+from tests.transform.small_tables import by_user, config, event, files_of, write
 from transform.beam_transform import default_buckets, run_transform
+from transform.clock import DAY, HOUR
 from transform.event_cap import NewestEvents
 
 ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), max_size=40)
@@ -61,7 +62,7 @@ def test_what_is_held_is_bounded_while_a_crawler_comes_in() -> None:
 def test_products_that_only_dropped_events_name_are_left_out_with_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crawler = [event("crawler", f"sku-{number}", number * 3_600) for number in range(10 * 24)]
+    crawler = [event("crawler", f"sku-{number}", number * HOUR) for number in range(10 * 24)]
     others = [event("ann", "sku-0", day * DAY) for day in (0, 8, 9)]
     write(tmp_path / "data", "events", [*crawler, *others], row_group_size=20)
     with caplog.at_level(logging.WARNING):
@@ -75,7 +76,7 @@ def test_products_that_only_dropped_events_name_are_left_out_with_them(
 
 
 def test_a_cap_that_nobody_reaches_changes_no_byte(tmp_path: Path) -> None:
-    events = [event(user, f"sku-{number % 7}", number * 3_600) for user in "ab" for number in range(10 * 24)]
+    events = [event(user, f"sku-{number % 7}", number * HOUR) for user in "ab" for number in range(10 * 24)]
     write(tmp_path / "data", "events", events)
     for name, most in (("exact", 240), ("far", 1_000)):
         run_transform(tmp_path / "data", tmp_path / name, config(max_events_per_shopper=most))

@@ -18,9 +18,10 @@ from pipeline.config import load_config
 from pipeline.runner import RECORD, StepError, run_steps
 from tests.transform.event_logs import write_busy_shop, write_files
 from tests.transform.faults import full_disk, killed_at, raising, start, tandem
-from tests.transform.small_tables import DAY, config, event, files_of, write
+from tests.transform.small_tables import config, event, files_of, write
 from transform.beam_transform import run_transform
 from transform.checks import DataError
+from transform.clock import DAY
 from transform.import_table import import_table
 from transform.table_map import TableMap
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.transform.small_tables import DAY, event, transformed
+from tests.transform.small_tables import event, transformed
+from transform.clock import DAY
 from transform.feature_schema import VOCABULARY_FOLDER
 from transform.guard_leakage import check_leakage
 

@@ -12,6 +12,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tests.transform.small_tables import START
 from tests.transform.test_validation import ROWS, check, transformed
 from transform.checks import DataError
+from transform.clock import HOUR
 from transform.config import ValidateConfig
 from transform.findings import GuardError
 from transform.guard_skew import check_requests
@@ -27,7 +28,7 @@ def requests(count: int = ROWS, **more: Any) -> dict[str, np.ndarray]:
         "history_event_types": [["", name] for name in random.choice(["view", "purchase"], count, p=[0.8, 0.2])],
         "context_device": random.choice(["mobile", "desktop"], count, p=[0.7, 0.3]),
         "context_region": random.choice(["north", "south"], count),
-        "context_timestamp": START + 3_600 * random.integers(24, size=count),
+        "context_timestamp": START + HOUR * random.integers(24, size=count),
         **more,
     }
     return {name: np.array(values) for name, values in inputs.items() if values is not None}

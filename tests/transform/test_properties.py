@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from tests.transform.event_logs import Row, logs, with_every_span, write_files
 from tests.transform.plain_rules import Expected, expected, positions
-from tests.transform.small_tables import DAY, START, by_user, config, examples, files_of, table, write
+from tests.transform.small_tables import START, by_user, config, examples, files_of, table, write
 from tests.transform.test_interactions import HISTORY, LEAVE_ONE_OUT, by_time, places
 from trainer.propensity import load_position_counts
 from transform.beam_transform import run_transform
 from transform.checks import conform
+from transform.clock import DAY
 from transform.config import BeamConfig
 from transform.feature_schema import read_vocabulary
 from transform.interactions import DROPS, Bucket, Rules, build_bucket

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.transform.small_tables import DAY, config, event, write
+from tests.transform.small_tables import config, event, write
 from tests.transform.test_interactions import LEAVE_ONE_OUT, build, by_time, column
 from transform.arrow_files import read_json
 from transform.beam_transform import run_transform
 from transform.checks import DataError
+from transform.clock import DAY, HOUR
 from transform.tables import EVENT_TYPES
 
 
@@ -80,8 +81,8 @@ def test_an_impression_ends_no_look() -> None:
 
 
 def test_whoever_does_more_in_a_day_than_anybody_can_is_a_robot() -> None:
-    slow = [event("human", "x", at * 8 * 3_600) for at in range(9)]
-    fast = [event("robot", "y", 5 * DAY + at * 7 * 3_600) for at in range(4)] + [event("robot", "z", 0)]
+    slow = [event("human", "x", at * 8 * HOUR) for at in range(9)]
+    fast = [event("robot", "y", 5 * DAY + at * 7 * HOUR) for at in range(4)] + [event("robot", "z", 0)]
     bucket = build(slow + fast, rules(max_daily_events=3))
     assert set(column(bucket, "user_id")) == {"human"}
     assert (bucket.counts["robots"], bucket.counts["robot_shoppers"], bucket.counts["shoppers"]) == (5, 1, 1)
