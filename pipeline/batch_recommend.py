@@ -12,7 +12,6 @@ from typing import Any, Literal
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from pipeline.batch_folder import UNKNOWN_USERS, BatchFolder
@@ -39,6 +38,7 @@ from serving.client_query import Context
 from serving.client_signature import Signature
 from serving.options import CORES
 from trainer.record_scan import available_items
+from transform.beam_pipeline import beam_pipeline
 from transform.config import BeamConfig
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def batch_recommend(options: BatchOptions) -> dict[str, Any]:
     Raises:
         StepError: no published model or data, options that do not fit it, or a folder made for something else.
         DamagedRecordError: the data are damaged.
+        RuntimeError: a worker met an exception, or ended.
     """
     started = time.monotonic()
     model = published_model(options.run, options.model)
@@ -242,8 +243,8 @@ def _products(options: BatchOptions) -> _Work:
 def _run(options: BatchOptions, model: BatchModel, work: _Work, shards: Sequence[Shard], folder: BatchFolder) -> None:
     handler = SignatureHandler(model.directory, options.kind, (ITEM_IDS, SCORES), options.batch_size)
     key = USER_ID if options.kind == "recommend" else ITEM_ID
-    beam_options = PipelineOptions([f"--runner={options.beam.runner}", *options.beam.options])
-    with beam.Pipeline(options=beam_options) as pipeline:
+    label = f"Batch job, asking {options.kind} for {len(shards)} of {folder.shards} shards"
+    with beam_pipeline(options.beam, label) as pipeline:
         _ = (
             pipeline
             | "Shards" >> beam.Create(list(shards))

@@ -91,8 +91,8 @@ class WatchedWorkerHandler(SubprocessSdkWorkerHandler):
         except RuntimeError as error:
             message = (
                 f"a worker process of Beam ended before its work was done ({error}). A process that the system killed "
-                "for memory looks like this: give more transform.buckets or fewer workers (--direct_num_workers), "
-                "then run the same command again."
+                "for memory looks like this: give fewer workers (--direct_num_workers), more transform.buckets or, in "
+                "a batch job, a smaller --batch-size, then run the same command again."
             )
             # Requests may come even now: each would wait for an answer of the process that is gone. The runner waits
             # for data until an answer is there: aborting the requests, as Beam offers to, would not end that.

@@ -109,6 +109,21 @@ def test_only_what_is_missing_is_done_again(whole: BatchOptions, tmp_path: Path)
     assert batch_recommend(options)["shards_of_this_run"] == 0
 
 
+def test_what_stops_a_worker_is_told_in_one_sentence(whole: BatchOptions, tmp_path: Path) -> None:
+    options = replace(whole, out=tmp_path / "lists")
+    shutil.copytree(whole.out, options.out)
+    blocked = options.out / "part-00002-of-00005.parquet"
+    blocked.unlink()
+    blocked.mkdir()
+    asked_for = "Batch job, asking recommend for 1 of 5 shards"
+    with pytest.raises(RuntimeError, match=rf"^{asked_for}: in 'Write': IsADirectoryError: .*{blocked.name}'$"):
+        batch_recommend(options)
+    assert not (options.out / "_SUCCESS").exists()
+    blocked.rmdir()
+    batch_recommend(options)
+    assert lists(options.out) == lists(whole.out)
+
+
 def test_a_folder_made_for_something_else_is_refused_unless_it_is_restarted(
     whole: BatchOptions, tmp_path: Path
 ) -> None:
