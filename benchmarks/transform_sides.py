@@ -1,7 +1,7 @@
 """One side of benchmarks/transform_speed.py in a process of its own. Prints one JSON line: seconds without imports, by
 the clock and of the processor (all processes that have ended).
 
-    python -m benchmarks.transform_sides tandem|plain DATA OUTPUT [--beam-options …]
+    python -m benchmarks.transform_sides tandem|plain DATA OUTPUT [--previous OUTPUT] [--beam-options …]
 
 `plain` reads the starts of the spans from the `tandem` output beside it (OUTPUT/../tandem).
 """
@@ -37,13 +37,14 @@ def main() -> None:
     parser.add_argument("side", choices=["tandem", "plain"])
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--previous", type=Path, help="of tandem: output that the days read before are taken from")
     parser.add_argument("--beam-options", nargs="*", default=[])
     wanted = parser.parse_args()
     wanted.output.mkdir()
     started, spent = time.perf_counter(), sum(os.times()[:4])
     if wanted.side == "tandem":
         options = tuple(f"--{option}" for option in wanted.beam_options)
-        run_transform(wanted.data, wanted.output, TransformConfig(beam=BeamConfig(options=options)))
+        run_transform(wanted.data, wanted.output, TransformConfig(beam=BeamConfig(options=options)), wanted.previous)
     else:
         rules = rules_of(wanted.output.parent / "tandem")
         plain_transform(wanted.data / "events.parquet", wanted.data / "items.parquet", wanted.output, rules)

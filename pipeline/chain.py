@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def _transform(config: Config, place: Place) -> None:
     from transform.beam_transform import run_transform
 
-    run_transform(place.data, place.output, config.transform)
+    run_transform(place.data, place.output, config.transform, place.step("transform"))
 
 
 def _validate(config: Config, place: Place) -> None:

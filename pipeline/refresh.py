@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transform.catalogue_refresh import Refreshed
     from transform.catalogue_vectors import VectorEncoder
     from transform.config import TransformConfig
-    from transform.reading import Report
+    from transform.read_report import Report
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,20 @@ _ABSENT = -1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@dataclass(frozen=True)
+class SpilledFile:
+    """Rows of a table in an Arrow IPC file; their column `row` counts from the row `first_row` of the table on."""
+
+    path: str
+    first_row: int
+
+    def read(self) -> pa.Table:
+        """The rows, with their places in the whole table."""
+        table = read_table(self.path)
+        place = table.column_names.index("row")
+        return table.set_column(place, "row", pc.add(table["row"], self.first_row)) if self.first_row else table
+
+
 @contextmanager
 def replaced_when_whole(path: str) -> Iterator[BinaryIO]:
     """A file to write that gets the name `path` only when all is written; after an error nothing has that name.
@@ -26,9 +41,7 @@ def replaced_when_whole(path: str) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written; names the file and what to do where there is no room.
     """
-    folder, _ = FileSystems.split(path)
-    if not FileSystems.exists(folder):
-        FileSystems.mkdirs(folder)
+    make_folder(FileSystems.split(path)[0])
     temporary = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         with FileSystems.create(temporary) as file:
@@ -39,6 +52,17 @@ def replaced_when_whole(path: str) -> Iterator[BinaryIO]:
         advice = "Make room, then run the same command again: it clears what this attempt left."
         raise OSError(error.errno, f"{error.strerror}: {path} was not written. {advice}") from error
     FileSystems.rename([temporary], [path])
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder, and those above it, unless it is there."""
+    try:
+        if not FileSystems.exists(path):
+            FileSystems.mkdirs(path)
+    except OSError:
+        # Another worker may have made it in between.
+        if not FileSystems.exists(path):
+            raise
 
 
 def write_table(path: str, table: pa.Table) -> None:

@@ -9,14 +9,12 @@ Elements are batches of columns and names of files; what one pipeline tells the 
 driver decides what needs all of the data: the cuts of the split, the rows of the catalogue, the vocabularies.
 """
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -25,11 +23,19 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.arrow_files import read_json, read_tables, replaced_when_whole, write_json, write_table
+from transform.arrow_files import (
+    SpilledFile,
+    joined,
+    read_json,
+    read_tables,
+    replaced_when_whole,
+    write_json,
+    write_table,
+)
 from transform.beam_pipeline import beam_pipeline
 from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue, write_catalogue
 from transform.checks import DataError, nearest, reason
-from transform.clock import HOUR, MINUTE
+from transform.clock import DAY, HOUR, MINUTE
 from transform.config import TransformConfig
 from transform.content_faults import fault_sentences, picture_limits
 from transform.day_counts import DAYS_FILE, merge_day_counts
@@ -37,51 +43,40 @@ from transform.day_sample import DAY_SAMPLE_FILE, day_shares, with_products
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER, write_schema, write_vocabulary
 from transform.interactions import DROPS, SPANS, Rules
 from transform.item_examples import ITEMS_PER_SHARD
+from transform.manifests import MergeCounts, write_manifest, write_summary
 from transform.positions import merge_positions, position_statistics, surface_vocabulary
-from transform.reading import (
-    REPORTS,
-    EventRows,
-    ItemRows,
-    MergeReports,
-    ReadRows,
-    Report,
-    Rows,
-    Source,
-    add_counts,
-    letters_file,
-    open_source,
-    read_report,
-    write_dead_letters,
-)
-from transform.sequences import BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
+from transform.read_report import Report
+from transform.read_step import ReadStep, ReadTable, check_report
+from transform.reading import DEAD_LETTERS, EventRows, ItemRows, write_dead_letters
+from transform.sequences import BEFORE_WINDOW, BuildBuckets, SequenceTask, WriteSequences, bucket_files, sample_part
+from transform.sources import Source, has_table, named_by_days, open_source
 from transform.split import find_cuts, shown
 from transform.tables import (
     BEHAVIOUR,
     BEHAVIOUR_LENGTH,
+    DAYS_FOLDER,
     EVENT_TYPES,
     FIRST,
     IMPRESSION,
     POSITION_COUNTS_FILE,
     SEARCH,
     SURFACES_FILE,
-    table_files,
 )
 from transform.vocabularies import content_columns, merge_counts, price_moments, vocabulary
 
 logger = logging.getLogger(__name__)
 
-DEAD_LETTERS = "dead_letter"
 SAMPLES = "samples"
 STATISTICS_FILE = "statistics.json"
 _SPILL = "tmp"
 _CONTEXTS = ("device", "region")
-_REASONS_SHOWN = 3
 # A bucket of so many events takes some hundred megabytes while it is ordered, and some megabytes as sequences. Fewer
 # buckets than the least would leave workers idle.
 _EVENTS_PER_BUCKET = 500_000
 _LEAST_BUCKETS = 16
-# What becomes of events that are no interaction of their own, by count: beyond the cap, then by the rules.
-_DROPS = ("over_cap", *DROPS)
+# What becomes of good events that are no interaction of their own, by count: those before the window of days, beyond
+# the cap, then by the rules.
+_DROPS = (BEFORE_WINDOW, "over_cap", *DROPS)
 
 
 @dataclass(frozen=True)
@@ -112,13 +107,20 @@ class _Places:
         return FileSystems.join(self.spill, f"{name}.json")
 
 
-def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
+def run_transform(data: Path, output: Path, config: TransformConfig, previous: Path | None = None) -> None:
     """Transforms the canonical tables in `data` into TFRecords, vocabularies, feature schema and statistics.
 
     All of it stands in `output` afterwards. The same tables and configuration give the same bytes, whatever the runner,
     the number of its workers, and the cut of the tables into files and row groups. The order of the events counts
     only among those of one shopper at the same second, of which the one that stands before the other came before it
-    (files in the order of their names), and everywhere if they carry no times.
+    (files in the order of their names), and everywhere if they carry no times. Events that come day by day are read
+    once: see transform/read_step.py.
+
+    Args:
+        data: folder of the canonical tables.
+        output: of this transform.
+        config: see there.
+        previous: output of an earlier transform (perhaps of other data): what it read and kept is not read again.
 
     Raises:
         FileNotFoundError: the events table is not there.
@@ -127,24 +129,24 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
     """
     check_history_types(config.history_types)
     check_session_resets(config.session_resets)
-    events = open_source(data, "events")
-    if "timestamp" not in events.columns and config.split.method == "time":
-        raise DataError(
-            f"{data}: the events have no column `timestamp`, so they cannot be split by time. "
-            "Set transform.split.method to leave_one_out, or import the times."
-        )
+    by_days = named_by_days(data, "events")
+    incremental = by_days if config.incremental is None else config.incremental
+    events = open_source(data, "events", apart=incremental)
+    _check_times(data, events, by_days, config)
     items = open_source(data, "items") if has_table(data, "items") else None
     places = _Places(str(output), config.buckets or default_buckets(events.rows))
     _clear(output)
-    reports = _read(events, items, places, config)
+    read = _read(events, items, places, config, incremental, previous)
+    reports = {name: table.report for name, table in read.items()} | ({} if items else {"items": Report()})
     rules = _rules(events, reports["events"], config)
-    counts = _build_buckets(places, rules, config)
+    counts = _build_buckets(read["events"], places, rules, config)
     _account(reports["events"], counts, rules)
     if counts["over_cap"]:
         logger.warning(_over_cap(counts, config.max_events_per_shopper))
-    catalogue, repeated = _catalogue(items, places, config)
+    product_files = read["items"].partitions() if items else {}
+    catalogue, repeated = _catalogue(items, product_files, places, config)
     contexts = merge_counts([read_tables(_per_bucket(places, "contexts"))])
-    schema = _content(catalogue, contexts, rules, places, config)
+    schema = _content(catalogue, contexts, product_files, rules, places, config)
     positions = merge_positions(_per_bucket(places, "positions"), catalogue)
     surfaces = _write_positions(positions, places)
     _write_days(catalogue, places)
@@ -155,16 +157,32 @@ def run_transform(data: Path, output: Path, config: TransformConfig) -> None:
 
 def default_buckets(events: int) -> int:
     """Groups of shoppers for so many events; nothing else decides, so that every machine writes the same files."""
-    return max(_LEAST_BUCKETS, -(-events // _EVENTS_PER_BUCKET))
+    # A power of two, because days that were parted into other groups have to be read again.
+    return max(_LEAST_BUCKETS, 1 << (-(-events // _EVENTS_PER_BUCKET) - 1).bit_length())
 
 
-def has_table(data: Path, name: str) -> bool:
-    """Whether the shop has the table `name` at all."""
-    try:
-        table_files(data, name)
-    except FileNotFoundError:
-        return False
-    return True
+def _check_times(data: Path, events: Source, by_days: bool, config: TransformConfig) -> None:
+    """Raises DataError where the configuration needs times that the events do not carry.
+
+    `by_days`: files of the events are named by the day on which they came.
+    """
+    timed = "timestamp" in events.columns
+    if not timed and config.split.method == "time":
+        raise DataError(
+            f"{data}: the events have no column `timestamp`, so they cannot be split by time. "
+            "Set transform.split.method to leave_one_out, or import the times."
+        )
+    if not timed and config.window_days is not None:
+        raise DataError(
+            f"transform.window_days: received {config.window_days}, but the events in {data} have no column "
+            "`timestamp`, so that nothing tells which are new. Leave the key out, or import the times."
+        )
+    if not (timed and by_days) and config.late_days is not None:
+        raise DataError(
+            f"transform.late_days: received {config.late_days}, but when the events in {data} came is not known. Name "
+            "their files by the day (events/2026-11-20.parquet, events/day=2026-11-20/…), with a column `timestamp`, "
+            "or leave the key out."
+        )
 
 
 def check_history_types(names: tuple[str, ...]) -> None:
@@ -190,133 +208,53 @@ def check_session_resets(names: tuple[str, ...]) -> None:
 
 def _clear(output: Path) -> None:
     """Removes what an attempt that was killed left behind."""
-    for folder in (_SPILL, DEAD_LETTERS, SAMPLES, VOCABULARY_FOLDER):
+    for folder in (_SPILL, DAYS_FOLDER, DEAD_LETTERS, SAMPLES, VOCABULARY_FOLDER):
         shutil.rmtree(output / folder, ignore_errors=True)
     for file in (*output.glob("*.tfrecord"), *output.glob("*.partial")):
         file.unlink()
 
 
-class _MergeCounts(beam.CombineFn):
-    """Sums dictionaries of counts."""
-
-    def create_accumulator(self) -> dict[str, int]:
-        return {}
-
-    def add_input(self, accumulator: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
-        return add_counts(accumulator, counts)
-
-    def merge_accumulators(self, accumulators: Iterable[dict[str, int]]) -> dict[str, int]:
-        total: dict[str, int] = {}
-        for counts in accumulators:
-            total = add_counts(total, counts)
-        return total
-
-    def extract_output(self, accumulator: dict[str, int]) -> dict[str, int]:
-        return accumulator
-
-
-def _write_summary(value: Any, path: str) -> None:
-    write_json(path, value)
-
-
-def _write_manifest(files: beam.PCollection, label: str, path: str) -> None:
-    """(partition, file) elements → one JSON file: partition → its files. This is all that the shuffle carries."""
-    _ = (
-        files
-        | f"Group files of {label}" >> beam.GroupByKey()
-        | f"List partitions of {label}" >> beam.MapTuple(_sorted_files)
-        | f"Collect partitions of {label}" >> beam.CombineGlobally(beam.combiners.ToDictCombineFn())
-        | f"Write partitions of {label}" >> beam.Map(_write_summary, path)
-    )
-
-
-def _sorted_files(partition: str, files: Iterable[str]) -> tuple[str, list[str]]:
-    return partition, sorted(files)
-
-
 # --- 1. read
 
 
-def _read(events: Source, items: Source | None, places: _Places, config: TransformConfig) -> dict[str, Report]:
-    """Reports by table, after the bad rows have been judged."""
-    rows = EventRows(int(time.time()), config.max_future_hours * HOUR, places.buckets, config.history_types)
-    with beam_pipeline(config.beam, f"Transform 1/4, reading {events.rows:,} events") as pipeline:
-        _add_reading(pipeline, events, rows, places)
-        if items:
-            _add_reading(pipeline, items, ItemRows(picture_limits(config)), places)
-    reports = {"events": read_report(places.summary("events")), "items": Report()}
+def _read(
+    events: Source,
+    items: Source | None,
+    places: _Places,
+    config: TransformConfig,
+    incremental: bool,
+    previous: Path | None,
+) -> dict[str, ReadTable]:
+    """Tables by name, after the bad rows have been judged."""
+    output = Path(places.output)
+    step = ReadStep(output, config.beam, places.spill)
+    rows = EventRows(
+        int(time.time()), config.max_future_hours * HOUR, places.buckets, config.history_types, config.late_days
+    )
+    step.add(events, rows, keep=incremental, previous=previous)
     if items:
-        reports["items"] = read_report(places.summary("items"))
+        step.add(items, ItemRows(picture_limits(config)))
+    read = step.run()
     for source in filter(None, (events, items)):
-        check_report(source, reports[source.name], config.max_bad_share, Path(places.output) / DEAD_LETTERS)
-    for sentence in fault_sentences(reports["items"].faults):
-        logger.warning("items: %s", sentence)
-    return reports
-
-
-def _add_reading(pipeline: beam.Pipeline, source: Source, rows: Rows, places: _Places) -> None:
-    name = source.name
-    dead_letters = FileSystems.join(places.output, DEAD_LETTERS)
-    read = (
-        pipeline
-        | f"Row groups of {name}" >> beam.Create(list(source.groups))
-        | f"Read {name}"
-        >> beam.ParDo(ReadRows(rows, places.spilled(name), dead_letters)).with_outputs(REPORTS, main="files")
-    )
-    _write_manifest(read["files"], name, places.summary(f"{name}-files"))
-    _ = (
-        read[REPORTS]
-        | f"Sum reports of {name}" >> beam.CombineGlobally(MergeReports())
-        | f"Write report of {name}" >> beam.Map(_write_summary, places.summary(name))
-    )
-
-
-def check_report(
-    source: Source,
-    report: Report,
-    max_bad_share: float,
-    dead_letters: Path,
-    setting: str = "transform.max_bad_share",
-) -> None:
-    """Judges what was read of one table; `setting` is the name under which `max_bad_share` can be raised.
-
-    Raises:
-        DataError: a file could not be read, or more than `max_bad_share` of the rows are bad.
-        RuntimeError: rows are missing.
-    """
-    if report.failures:
-        raise DataError(f"{' '.join(report.failures)} Make the file again with `tandem import`.")
-    bad = sum(report.rejected.values())
-    if report.rows != source.rows or report.spilled + bad != report.rows:
-        raise RuntimeError(
-            f"rows of {source.name} were lost: {source.rows} in the files, {report.rows} read, {report.spilled} good, "
-            f"{bad} bad."
-        )
-    if bad > max_bad_share * report.rows or bad == report.rows:
-        most = sorted(report.rejected.items(), key=lambda entry: (-entry[1], entry[0]))[:_REASONS_SHOWN]
-        raise DataError(
-            f"{bad:,} of {report.rows:,} rows of the table {source.name!r} are bad ({bad / report.rows:.2%}; "
-            f"{setting} allows {max_bad_share:.2%}). Most frequent: "
-            + ", ".join(f"{rule} ({count:,} rows)" for rule, count in most)
-            + f". The first: {_first_letter(dead_letters, source)} All of them, with their reasons: {dead_letters}. "
-            f"Correct the source, or raise {setting}."
-        )
-
-
-def _first_letter(dead_letters: Path, source: Source) -> str:
-    """Place and reason of the first bad row of a table."""
-    for group in source.groups:
-        file = dead_letters / letters_file(source.name, group)
-        if file.is_file():
-            with file.open(encoding="utf-8") as lines:
-                letter = json.loads(next(lines))
-            return f"{letter['file']}, row {letter['row']} (from 0): {letter['reason']}"
-    raise RuntimeError(f"bad rows of {source.name} were counted, but none was written to {dead_letters}.")
+        check_report(source, read[source.name].report, config.max_bad_share, output / DEAD_LETTERS)
+    if items:
+        for sentence in fault_sentences(read["items"].report.faults):
+            logger.warning("items: %s", sentence)
+    if late := read["events"].report.late:
+        sentence = f"{late:,} came more than transform.late_days = {config.late_days} days after they happened"
+        if not read["events"].report.spilled:
+            raise DataError(f"events: all {sentence}. Wait for more days, or name the files by the day they came on.")
+        logger.warning("events: %s and are left out.", sentence)
+    return read
 
 
 def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
     by_time = config.split.method == "time"
-    minutes = {str(minute): count for minute, count in report.minutes.tolist()}
+    since = _window_start(report, config.window_days)
+    within = report.minutes[report.minutes[:, 0] * MINUTE >= (since or 0)]
+    minutes = {str(minute): count for minute, count in within.tolist()}
+    # Of all types, as many as there are of those that enter histories.
+    events_within = sum(report.types.values()) * int(within[:, 1].sum()) // max(int(report.minutes[:, 1].sum()), 1)
     return Rules(
         has_timestamps="timestamp" in events.columns,
         session_gap_seconds=config.session_gap_minutes * MINUTE,
@@ -327,35 +265,44 @@ def _rules(events: Source, report: Report, config: TransformConfig) -> Rules:
         min_dwell_seconds=config.min_dwell_seconds,
         max_session_length=config.max_session_length,
         min_session_length=config.min_session_length,
-        sampled_days=day_shares(minutes, sum(report.types.values()), config.sample_day_events),
+        sampled_days=day_shares(minutes, events_within, config.sample_day_events),
+        since=since,
     )
+
+
+def _window_start(report: Report, days: int | None) -> int | None:
+    """Second at which the newest `days` days begin, the last one read included; None: everything counts."""
+    if days is None or report.last_timestamp is None:
+        return None
+    return (report.last_timestamp // DAY - days + 1) * DAY
 
 
 # --- 2. buckets
 
 
-def _build_buckets(places: _Places, rules: Rules, config: TransformConfig) -> dict[str, int]:
+def _build_buckets(events: ReadTable, places: _Places, rules: Rules, config: TransformConfig) -> dict[str, int]:
     """Counts over all buckets, see transform/interactions.py."""
-    files = read_json(places.summary("events-files"))
-    spilled = [(int(partition), paths) for partition, paths in sorted(files.items())]
+    spilled = [(int(partition), files) for partition, files in sorted(events.partitions(rules.since).items())]
     with beam_pipeline(config.beam, "Transform 2/4, ordering and splitting interactions") as pipeline:
         _ = (
             pipeline
             | "Buckets" >> beam.Create(spilled)
             | "Build buckets" >> beam.ParDo(BuildBuckets(rules, places.built, config.max_events_per_shopper))
-            | "Sum counts" >> beam.CombineGlobally(_MergeCounts())
-            | "Write counts" >> beam.Map(_write_summary, places.summary("buckets"))
+            | "Sum counts" >> beam.CombineGlobally(MergeCounts())
+            | "Write counts" >> beam.Map(write_summary, places.summary("buckets"))
         )
     counts: dict[str, int] = read_json(places.summary("buckets"))
+    counts[BEFORE_WINDOW] += events.rows_before(rules.since)
     return counts
 
 
 def _account(report: Report, counts: dict[str, int], rules: Rules) -> None:
     """Nothing is lost, and every span has something in it."""
     accounted = counts["interactions"] + sum(counts[name] for name in _DROPS)
-    if counts["events"] != report.spilled or accounted != report.spilled:
+    found = counts["events"] + counts[BEFORE_WINDOW]
+    if found != report.spilled or accounted != report.spilled:
         raise RuntimeError(
-            f"events were lost: {report.spilled} good ones read, {counts['events']} found in buckets, {accounted} "
+            f"events were lost: {report.spilled} good ones read, {found} found in buckets, {accounted} "
             f"accounted for ({', '.join(f'{name} {counts[name]}' for name in ('interactions', *_DROPS))})."
         )
     if not counts["interactions"]:
@@ -395,12 +342,14 @@ def _empty_span(span: str, report: Report, counts: dict[str, int], rules: Rules)
 # --- 3. content
 
 
-def _catalogue(items: Source | None, places: _Places, config: TransformConfig) -> tuple[Catalogue, int]:
+def _catalogue(
+    items: Source | None, files: dict[str, list[SpilledFile]], places: _Places, config: TransformConfig
+) -> tuple[Catalogue, int]:
     """The catalogue, kept for the workers, and how many rows of the items table repeat an id."""
     products = read_tables(_per_bucket(places, "products"))
-    key_files = read_json(places.summary("items-files")).get("keys", []) if items else []
+    key_files = files.get("keys", [])
     keys = (
-        read_tables(key_files)
+        joined([file.read() for file in key_files])
         if key_files
         else pa.table({"item_id": pa.array([], pa.string()), "row": pa.array([], pa.int64())})
     )
@@ -440,18 +389,22 @@ def _write_repeated(items: Source, keys: pa.Table, catalogue: Catalogue, places:
 
 
 def _content(
-    catalogue: Catalogue, contexts: pa.Table, rules: Rules, places: _Places, config: TransformConfig
+    catalogue: Catalogue,
+    contexts: pa.Table,
+    products: dict[str, list[SpilledFile]],
+    rules: Rules,
+    places: _Places,
+    config: TransformConfig,
 ) -> FeatureSchema:
     """Vocabularies and the feature schema, both written; products are spilled by shard."""
-    path = places.summary("items-files")
-    rows = read_json(path).get("rows", []) if FileSystems.exists(path) else []
+    rows = [file.path for file in products.get("rows", [])]
     files: dict[str, list[str]] = {}
     if rows:
         known_before = rules.cuts[0] if rules.cuts else None
         part = PartItems(places.catalogue, places.spilled("content"), known_before, config)
         with beam_pipeline(config.beam, f"Transform 3/4, content of {len(catalogue):,} products") as pipeline:
             spilled = pipeline | "Products" >> beam.Create(rows) | "Part products" >> beam.ParDo(part)
-            _write_manifest(spilled, "content", places.summary("content-files"))
+            write_manifest(spilled, "content", places.summary("content-files"))
         files = read_json(places.summary("content-files"))
     write_json(places.summary("content-files"), files)
     schema = FeatureSchema(
@@ -587,6 +540,8 @@ def _write_statistics(
     statistics = {
         "rows_read": events.rows,
         "rejected": events.rejected,
+        "late": events.late,
+        "window_start": rules.since,
         **{name: counts[name] for name in kept},
         "event_types": events.types,
         "first_timestamp": events.first_timestamp,

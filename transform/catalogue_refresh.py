@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tensorflow.core.example.example_pb2 import Example
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.beam_transform import DEAD_LETTERS, SAMPLES, check_report
+from transform.beam_transform import SAMPLES
 from transform.catalogue_vectors import VectorEncoder, raw_content, vector_column
 from transform.checks import DataError
 from transform.content_faults import LACKS
@@ -28,8 +28,11 @@ from transform.feature_schema import (
     write_vocabulary,
 )
 from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file, source_column
-from transform.reading import ItemRows, Report, add_counts, open_source, read_whole
-from transform.tables import FIRST, UNKNOWN
+from transform.read_report import Report, add_counts
+from transform.read_step import check_report
+from transform.reading import DEAD_LETTERS, ItemRows, read_whole
+from transform.sources import open_source
+from transform.tables import DAYS_FOLDER, FIRST, UNKNOWN
 from transform.tfrecords import Column, encode_examples, read_tfrecords, write_tfrecords
 
 # Column → its name in the records, where that is another.
@@ -115,11 +118,11 @@ def refresh_catalogue(
 
 
 def _link_what_stays(base: Path, output: Path) -> None:
-    """Everything but the items, their ids and the schema; what was refused and sampled belongs to the transform."""
+    """Everything but the items, their ids and the schema; what is kept, refused or sampled is the transform's."""
     for path in sorted(base.rglob("*")):
         place = path.relative_to(base)
         ours = place.name in (SCHEMA_FILE, ITEM_IDS_FILE) or place.match("items-*.tfrecord")
-        if path.is_file() and not ours and place.parts[0] not in (DEAD_LETTERS, SAMPLES):
+        if path.is_file() and not ours and place.parts[0] not in (DAYS_FOLDER, DEAD_LETTERS, SAMPLES):
             (output / place).parent.mkdir(parents=True, exist_ok=True)
             os.link(path, output / place)
 

@@ -13,7 +13,7 @@ from tensorflow.core.example.example_pb2 import Example
 
 from protos.feature_schema_pb2 import Feature
 from transform.feature_schema import SCHEMA_FILE, read_schema, write_schema
-from transform.tables import FIRST
+from transform.tables import DAYS_FOLDER, FIRST
 from transform.tfrecords import Column, encode_examples, read_tfrecords, write_tfrecords
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def write_vectors(base: Path, output: Path, encoders: Mapping[str, VectorEncoder
     done = 0
     for path in sorted(base.rglob("*")):
         target = output / path.relative_to(base)
-        if path.is_dir() or path == base / SCHEMA_FILE:
+        if path.is_dir() or path == base / SCHEMA_FILE or path.is_relative_to(base / DAYS_FOLDER):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)

@@ -23,6 +23,9 @@ _RECEIVED = ", received "
 _PROPENSITY = f"{PROPENSITY_ATTRIBUTE}="
 _DECIMAL = r"^(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _LONGEST_SHOWN = 120
+_NOT_IN_FUTURE = "must not be in the future"
+# The rule, as `count_reasons` names it, that a row may break today and not tomorrow.
+FUTURE = f"timestamp: {_NOT_IN_FUTURE}"
 _ENCODED = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -279,7 +282,7 @@ def _timestamp_violations(table: pa.Table, now: int, max_future_seconds: int) ->
         yield _Violation("timestamp", "must be in seconds since 1970-01-01", broken, advice)
     yield _Violation(
         "timestamp",
-        "must not be in the future",
+        _NOT_IN_FUTURE,
         _mask(pc.greater(timestamps, now + max_future_seconds)),
         f"The clock says {now}; {max_future_seconds} s ahead of it are allowed. "
         "Check the clock, the time zone and the date format of the source.",

@@ -21,9 +21,12 @@ class SplitConfig:
     """Where the future begins. Validation chooses, test reports."""
 
     method: Literal["time", "leave_one_out"] = "time"
-    # ISO dates ("2011-10-01", UTC). Without them the last shares of the interactions, in time order, are held out.
+    # ISO dates ("2011-10-01", UTC). Without them so many of the newest days (UTC) are each span; without these, the
+    # last shares of the interactions in time order.
     validation_start: str | None = None
     test_start: str | None = None
+    validation_days: Positive | None = None
+    test_days: Positive | None = None
     validation_share: Share = 0.1
     test_share: Share = 0.1
 
@@ -44,6 +47,16 @@ class TransformConfig:
 
     split: SplitConfig = field(default_factory=SplitConfig)
     beam: BeamConfig = field(default_factory=BeamConfig)
+    # Events of so many of the newest days (UTC) count, older ones are left out; None: all. What shoppers did before,
+    # and when a product without `created_at` was first seen, is then forgotten.
+    window_days: Positive | None = None
+    # Whether the checked events of each file (or folder below events/) are kept in the run, so that the next transform
+    # reads only what is new; the result is the same. None: if any is named by its day (events/2026-11-20.parquet,
+    # events/day=2026-11-20/…).
+    incremental: bool | None = None
+    # Events of so many days before the one that their file is named by are still taken, those that come later are left
+    # out; None: none is.
+    late_days: Count | None = None
     # Types that enter histories, by name; impressions and searches never do.
     history_types: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase")
     session_gap_minutes: Positive = 30

@@ -68,6 +68,8 @@ class Rules:
     max_session_length: int = 0
     min_session_length: int = 0
     sampled_days: DayShares = NO_SAMPLE
+    # Seconds; earlier events do not enter. None: all do.
+    since: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,146 +16,22 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transform.arrow_files import Spill, joined, read_json, replaced_when_whole
+from transform.arrow_files import Spill, joined, replaced_when_whole
 from transform.checks import DataError, check_events, check_items, conform, count_reasons, logged_propensities
-from transform.clock import MINUTE
+from transform.clock import DAY, MINUTE
 from transform.content_faults import PictureLimits, clean_content
 from transform.fingerprints import combine, fingerprint
-from transform.tables import EVENT_TYPES, EVENTS, TYPE_NAMES, table_files
+from transform.read_report import Report, merged
+from transform.sources import RowGroup, Source
+from transform.tables import EVENT_TYPES, EVENTS, TYPE_NAMES
 
 REPORTS = "reports"
+DEAD_LETTERS = "dead_letter"
 # Columns of the events that the next step reads, and those that it only compares; all others are kept as one
 # fingerprint, to tell copies apart.
 _COPIED = ("user_id", "item_id", "device", "region", "quantity", "price", "surface", "position")
 _COMPARED = ("session", "order")
 _UINT16_VALUES = 2**16
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of a Parquet file: what a worker reads at a time."""
-
-    path: str
-    number: int
-    first_row: int  # of the group, counted over all files of the table
-    first_row_in_file: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """One canonical table on disk."""
-
-    name: str
-    columns: tuple[str, ...]
-    groups: tuple[RowGroup, ...]
-    rows: int
-
-
-def open_source(data: Path, name: str) -> Source:
-    """The files of the table `name` by their metadata alone; `data` is their folder, or the only file itself.
-
-    Raises:
-        FileNotFoundError: there are none.
-        DataError: a file is not Parquet, its columns are not those of the table or of the other files, or the table
-            is empty.
-    """
-    groups: list[RowGroup] = []
-    columns: tuple[str, ...] = ()
-    rows = 0
-    for file in [data] if data.is_file() else table_files(data, name):
-        try:
-            metadata = pq.read_metadata(file)
-            empty = metadata.schema.to_arrow_schema().empty_table()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{file}: not a readable Parquet file: {error}. Make it again with `tandem import`."
-            ) from error
-        found = tuple(sorted(conform(empty, name, str(file)).column_names))
-        if columns and found != columns:
-            raise DataError(
-                f"{file}: the files of one table must have the same columns; this one has {', '.join(found)}, "
-                f"{groups[0].path} has {', '.join(columns)}."
-            )
-        columns = found
-        in_file = 0
-        for number in range(metadata.num_row_groups):
-            count = metadata.row_group(number).num_rows
-            groups.append(RowGroup(str(file), number, rows, in_file, count))
-            rows, in_file = rows + count, in_file + count
-    if not rows:
-        raise DataError(f"{data}: the table {name!r} has no rows. Check what was imported or simulated.")
-    return Source(name, columns, tuple(groups), rows)
-
-
-@dataclass
-class Report:
-    """Counts of the rows read; those of all workers merge to the same result in any order."""
-
-    rows: int = 0
-    spilled: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)  # field and rule → rows
-    faults: dict[str, int] = field(default_factory=dict)  # of good rows, see transform/content_faults.py
-    failures: list[str] = field(default_factory=list)  # row groups that cannot be read
-    types: dict[str, int] = field(default_factory=dict)
-    # Minute since 1970, in order, and how many events that enter histories it has: int64 [minutes, 2].
-    minutes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
-    first_timestamp: int | None = None
-    last_timestamp: int | None = None
-
-    def merge(self, other: "Report") -> "Report":
-        """The counts of both."""
-        firsts = [report.first_timestamp for report in (self, other) if report.first_timestamp is not None]
-        lasts = [report.last_timestamp for report in (self, other) if report.last_timestamp is not None]
-        return Report(
-            self.rows + other.rows,
-            self.spilled + other.spilled,
-            add_counts(self.rejected, other.rejected),
-            add_counts(self.faults, other.faults),
-            sorted(self.failures + other.failures),
-            add_counts(self.types, other.types),
-            _add_minutes(self.minutes, other.minutes),
-            min(firsts, default=None),
-            max(lasts, default=None),
-        )
-
-
-def add_counts(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
-    """Sums by key."""
-    return first | {key: first.get(key, 0) + count for key, count in second.items()}
-
-
-def _add_minutes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Sums by minute, int64 [minutes, 2]."""
-    minutes, which = np.unique(np.concatenate([first[:, 0], second[:, 0]]), return_inverse=True)
-    counts = np.zeros(len(minutes), np.int64)
-    np.add.at(counts, which, np.concatenate([first[:, 1], second[:, 1]]))
-    return np.column_stack([minutes, counts])
-
-
-class MergeReports(beam.CombineFn):
-    """Sums reports."""
-
-    def create_accumulator(self) -> Report:
-        return Report()
-
-    def add_input(self, accumulator: Report, report: Report) -> Report:
-        return accumulator.merge(report)
-
-    def merge_accumulators(self, accumulators: list[Report]) -> Report:
-        total = Report()
-        for report in accumulators:
-            total = total.merge(report)
-        return total
-
-    def extract_output(self, accumulator: Report) -> dict[str, Any]:
-        return vars(accumulator) | {"minutes": accumulator.minutes.tolist()}
-
-
-def read_report(path: str) -> Report:
-    """What the pipeline wrote of MergeReports."""
-    found = read_json(path)
-    return Report(**found | {"minutes": np.array(found["minutes"], np.int64).reshape(-1, 2)})
 
 
 class Rows(Protocol):
@@ -176,8 +52,16 @@ class Rows(Protocol):
         """Whether strings are read as dictionaries."""
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """Whatever decides what becomes of a row, but for the clock."""
+        ...
+
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad rows, as in transform/checks.py."""
+        ...
+
+    def timely(self, good: pa.Table, day: int | None) -> pa.Table:
+        """Good rows but for those that came too late; `day`: of their file, since 1970."""
         ...
 
     def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
@@ -201,13 +85,25 @@ class EventRows:
     max_future_seconds: int
     buckets: int
     history_types: tuple[str, ...]
+    # Events of so many days before that of their file still count; None: all.
+    late_days: int | None = None
     name: str = "events"
     batch_rows: int = 262_144
     encoded: bool = True
 
+    def settings(self) -> dict[str, Any]:
+        """All but the clock."""
+        return {name: value for name, value in asdict(self).items() if name != "now"}
+
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad events."""
         return check_events(table, self.now, self.max_future_seconds)
+
+    def timely(self, good: pa.Table, day: int | None) -> pa.Table:
+        """Events of the days that are waited for; a file without a day has none that are late."""
+        if self.late_days is None or day is None:
+            return good
+        return good.filter(pc.greater_equal(good["timestamp"], (day - self.late_days) * DAY))
 
     def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         """Events as they are."""
@@ -295,9 +191,18 @@ class ItemRows:
     batch_rows: int = 8_192
     encoded: bool = False
 
+    def settings(self) -> dict[str, Any]:
+        """Limits of pictures."""
+        return asdict(self)
+
     def check(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Good and bad products."""
         return check_items(table)
+
+    def timely(self, good: pa.Table, day: int | None) -> pa.Table:
+        """All: the newest catalogue counts."""
+        del day
+        return good
 
     def clean(self, good: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         """Products by what they have; see transform/content_faults.py."""
@@ -315,38 +220,45 @@ class ItemRows:
 
 
 class ReadRows(beam.DoFn):
-    """RowGroup → (partition, spilled file); a Report for each row group goes to the output REPORTS."""
+    """RowGroup → (folder of its unit/partition, spilled file); to the output REPORTS (folder, Report) for each."""
 
-    def __init__(self, rows: Rows, spill_folder: str, dead_letter_folder: str) -> None:
+    def __init__(self, rows: Rows, root: str, folders: dict[str, str]) -> None:
+        """Args:
+        rows: what is read.
+        root: holds the folders of the units.
+        folders: of each unit, for what is spilled; dead letters go to their folder DEAD_LETTERS.
+        """
         self._rows = rows
-        self._spill_folder = spill_folder
-        self._dead_letter_folder = dead_letter_folder
-        self._spill = Spill(spill_folder)
+        self._root = root
+        self._folders = folders
+        self._spill = Spill(root)
 
     def start_bundle(self) -> None:
         """Nothing is carried over from a bundle that failed."""
-        self._spill = Spill(self._spill_folder)
+        self._spill = Spill(self._root)
 
     def process(self, group: RowGroup) -> Iterator[Any]:
         """Reads, checks and parts one row group, a batch at a time."""
-        report = Report()
+        folder = self._folders[group.unit]
+        reports: list[Report] = []
         rejected: list[dict[str, Any]] = []
         try:
             for table in _batches(group, self._rows):
                 good, bad = self._rows.check(table)
                 rejected += _dead_letters(group, bad)
-                good, faults = self._rows.clean(good)
-                report = report.merge(_report(self._rows, table, good, bad, faults))
-                for partition, part in self._rows.parts(good):
-                    yield from self._spill.add(partition, part)
+                timely = self._rows.timely(good, group.day)
+                cleaned, faults = self._rows.clean(timely)
+                reports.append(_report(self._rows, table, cleaned, bad, faults))
+                reports[-1].late = good.num_rows - timely.num_rows
+                for partition, part in self._rows.parts(cleaned):
+                    yield from self._spill.add(f"{folder}/{partition}", part)
         except _UnreadableError as error:
             # Told as data: an exception would reach the driver as a traceback in a string.
-            report.failures.append(str(error))
+            reports.append(Report(failures=[str(error)]))
         if rejected:
-            write_dead_letters(
-                FileSystems.join(self._dead_letter_folder, letters_file(self._rows.name, group)), rejected
-            )
-        yield beam.pvalue.TaggedOutput(REPORTS, report)
+            file = letters_file(self._rows.name, group)
+            write_dead_letters(FileSystems.join(self._root, folder, DEAD_LETTERS, file), rejected)
+        yield beam.pvalue.TaggedOutput(REPORTS, (folder, merged(reports)))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Writes what is still held."""
@@ -419,7 +331,7 @@ def _report(rows: Rows, table: pa.Table, good: pa.Table, bad: pa.Table, faults: 
 
 def letters_file(table: str, group: RowGroup) -> str:
     """Name of the dead letters of one row group; files of two tables may have one name in their folders."""
-    return f"{table}-{Path(group.path).stem}-{group.number:05d}.jsonl"
+    return f"{table}-{group.label}-{group.number:05d}.jsonl"
 
 
 def _dead_letters(group: RowGroup, bad: pa.Table) -> list[dict[str, Any]]:

@@ -11,17 +11,19 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
 from protos.feature_schema_pb2 import FeatureSchema
-from transform.arrow_files import read_table, write_table
+from transform.arrow_files import SpilledFile, read_table, write_table
 from transform.catalogue import Catalogue, read_catalogue
 from transform.clock import hour_of_day, weekday
 from transform.event_cap import NewestEvents
 from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
 from transform.fingerprints import fingerprint, share
-from transform.interactions import SPANS, TEST, TRAIN, Rules, build_bucket
+from transform.interactions import SPANS, TEST, TRAIN, Bucket, Rules, build_bucket
 from transform.tables import CATEGORY_SEPARATOR, EVENT_TYPES, FIRST
 from transform.tfrecords import Column, encode_examples, optional, single, write_tfrecords
 from transform.vocabularies import value_ids
 
+# Events that the window of days leaves out, by count.
+BEFORE_WINDOW = "before_window"
 # What precedes the last level of a category's path.
 _LEVELS_ABOVE = f"^(?s:.)*{CATEGORY_SEPARATOR}"
 
@@ -53,21 +55,32 @@ class BuildBuckets(beam.DoFn):
         self._folder = folder
         self._most = most
 
-    def process(self, spilled: tuple[int, list[str]]) -> Iterator[dict[str, int]]:
-        """One bucket at a time is in memory."""
+    def process(self, spilled: tuple[int, list[SpilledFile]]) -> Iterator[dict[str, int]]:
+        """One bucket at a time is in memory; one without events in the window leaves no files."""
         number, files = spilled
         newest = NewestEvents(self._most)
+        since = self._rules.since
+        before = 0
         for file in files:
-            newest.add(read_table(file))
-        bucket = build_bucket(newest.table(), self._rules)
-        places = bucket_files(self._folder, number)
+            table = file.read()
+            within = table if since is None else table.filter(pc.greater_equal(table["timestamp"], since))
+            before += table.num_rows - within.num_rows
+            newest.add(within)
+        counts = {BEFORE_WINDOW: before}
+        if newest.counts["events"]:
+            bucket = build_bucket(newest.table(), self._rules)
+            self._write(bucket_files(self._folder, number), bucket)
+            counts |= bucket.counts
+        yield counts | newest.counts
+
+    @staticmethod
+    def _write(places: BucketFiles, bucket: Bucket) -> None:
         write_table(places.interactions, bucket.interactions)
         write_table(places.products, bucket.products)
         write_table(places.contexts, bucket.contexts)
         write_table(places.positions, bucket.positions)
         write_table(places.days, bucket.days)
         write_table(places.sample, bucket.sample)
-        yield bucket.counts | newest.counts
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ PURCHASE = EventType.Value("PURCHASE")
 # vocabulary of the surfaces, whose ids stand in the sequences.
 POSITION_COUNTS_FILE = "position_counts.arrow"
 SURFACES_FILE = "surface.txt"
+# What it keeps of the events for the next transform (transform/read_step.py); no other step reads it.
+DAYS_FOLDER = "days"
 # Attribute of an event: the probability with which its product was looked at where it stood, as the shop logged it.
 PROPENSITY_ATTRIBUTE = "propensity"
 
@@ -99,13 +101,20 @@ def embedding_versions(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
 def table_files(data: Path, table: str) -> list[Path]:
     """Parquet files of one canonical table below `data`: `<table>.parquet`, or every file of the folder `<table>/`.
 
+    Files of folders below count, but for those whose name or whose folder's begins with "_" or ".": what other
+    programs are still writing, or tell each other.
+
     Raises:
         FileNotFoundError: neither is there, naming both.
     """
     single, folder = data / f"{table}.parquet", data / table
     if single.is_file():
         return [single]
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(
+        file
+        for file in folder.rglob("*.parquet")
+        if not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+    )
     if not files:
         raise FileNotFoundError(
             f"table {table!r} not found: expected the file {single} or Parquet files in {folder}/. "

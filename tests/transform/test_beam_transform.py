@@ -22,13 +22,15 @@ from tests.transform.small_tables import (
     write,
 )
 from trainer.propensity import load_position_counts
-from transform.beam_transform import check_report, run_transform
+from transform.beam_transform import run_transform
 from transform.checks import DataError
 from transform.clock import DAY, HOUR
 from transform.config import BeamConfig, SplitConfig
 from transform.feature_schema import read_schema, read_vocabulary
 from transform.fingerprints import fingerprint
-from transform.reading import Report, Source
+from transform.read_report import Report
+from transform.read_step import check_report
+from transform.sources import Source
 
 EVENTS = [
     event("ann", "sku-b", 0, device="mobile", price=2.0),
@@ -431,6 +433,6 @@ def test_leave_one_out_needs_a_shopper_with_three_interactions(tmp_path: Path) -
 
 
 def test_lost_rows_are_a_loud_error(tmp_path: Path) -> None:
-    source = Source("events", ("user_id",), (), 10)
-    with pytest.raises(RuntimeError, match="rows of events were lost: 10 in the files, 9 read, 8 good, 1 bad"):
+    source = Source("events", ("user_id",), (), (), 10)
+    with pytest.raises(RuntimeError, match="rows of events were lost: 10 in the files, 9 read, 8 good, 0 late, 1 bad"):
         check_report(source, Report(rows=9, spilled=8, rejected={"rule": 1}), 0.5, tmp_path)

@@ -83,5 +83,6 @@ def test_a_cap_that_nobody_reaches_changes_no_byte(tmp_path: Path) -> None:
     assert files_of(tmp_path / "exact") == files_of(tmp_path / "far")
 
 
-def test_buckets_grow_with_the_events() -> None:
-    assert [default_buckets(events) for events in (1, 8_000_000, 8_000_001, 40_000_000)] == [16, 16, 17, 80]
+def test_buckets_double_with_the_events() -> None:
+    counts = (1, 8_000_000, 8_000_001, 16_000_000, 16_000_001, 40_000_000)
+    assert [default_buckets(events) for events in counts] == [16, 16, 32, 32, 64, 128]

@@ -34,6 +34,21 @@ def test_one_date_goes_with_the_other_share() -> None:
     assert find_cuts(EVEN, split) == (1_080 * 60, 1_100 * 60)
 
 
+def test_days_are_the_newest_whole_ones() -> None:
+    # Hours 0 to 99: the newest events are of day 4, which begins at hour 96.
+    hourly = {str(60 * hour): 1 for hour in range(100)}
+    assert find_cuts(hourly, SplitConfig(validation_days=2, test_days=1)) == (2 * 86_400, 4 * 86_400)
+    assert find_cuts(hourly, SplitConfig(validation_days=1, test_start="1970-01-03")) == (86_400, 2 * 86_400)
+    # The validation share of all events lies before the last fifth: at least 70 of 100.
+    mixed = SplitConfig(validation_share=0.2, test_days=1)
+    assert find_cuts(hourly, mixed) == (69 * 3_600 + 60, 4 * 86_400)
+
+
+def test_a_span_with_two_beginnings_is_refused() -> None:
+    with pytest.raises(DataError, match=r"received test_start 1970-01-03 00:00:00 \(172800\) and test_days 2"):
+        find_cuts(EVEN, SplitConfig(test_start="1970-01-03", test_days=2))
+
+
 def test_a_date_that_cannot_be_read_names_the_key() -> None:
     with pytest.raises(DataError, match=r"transform.split.test_start: must be an ISO date .* received '1.11.2011'"):
         find_cuts(EVEN, SplitConfig(test_start="1.11.2011"))
