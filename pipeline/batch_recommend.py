@@ -58,7 +58,7 @@ class BatchOptions:
         run: holds the published model and the shoppers' data.
         out: folder for the shards.
         kind: the signature that is asked.
-        users: a file of shoppers; None = all. Not read for products.
+        users: a file of shoppers; None = all. Refused for products.
         unknown_as_new: answer those that the data do not have as new visitors.
         timestamp: the time the lists are for, seconds since 1970 (UTC); None = not told, as a client that does not.
         k: products of each list.

@@ -25,7 +25,20 @@ from transform.checks import DataError
 from transform.fingerprints import fingerprint, share
 
 # Signatures that ask for a shopper; the others ask about products.
-_SIGNATURES = ("", "serving_default", "recommend", "retrieve", "rank")
+SHOPPER_SIGNATURES = frozenset(
+    (
+        "",  # the default one
+        "serving_default",
+        "recommend",
+        "recommend_filtered",
+        "recommend_lists",
+        "retrieve",
+        "retrieve_filtered",
+        "rank",
+        "embed_user",
+        "explain",
+    )
+)
 _COMPRESSED = {".gz": "GZIP"}
 SCHEMA = pa.schema(
     [
@@ -95,7 +108,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, np.ndarray]]:
                 raise DataError(
                     f"{file}, line {number + 1}: must be a JSON object with `inputs`, received {line[:80]!r}."
                 ) from error
-            if request.get("signature_name", "") in _SIGNATURES:
+            if request.get("signature_name", "") in SHOPPER_SIGNATURES:
                 yield {name: np.array(value) for name, value in inputs.items()}
 
 
@@ -104,7 +117,7 @@ def _prediction_logs(file: Path) -> Iterator[dict[str, np.ndarray]]:
     try:
         for record in records.as_numpy_iterator():
             request = PredictionLog.FromString(record).predict_log.request
-            if request.model_spec.signature_name in _SIGNATURES and request.inputs:
+            if request.model_spec.signature_name in SHOPPER_SIGNATURES and request.inputs:
                 yield {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
     except (tf.errors.DataLossError, ValueError) as error:
         raise DataError(f"{file}: not TFRecords of PredictionLog: {error}. Leave the file out.") from error

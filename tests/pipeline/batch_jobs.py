@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
-from pipeline.batch_recommend import BatchOptions
+from pipeline.batch_recommend import BatchOptions, batch_recommend
 from pipeline.shopper_histories import shopper_history
 from serving.client import Recommendations, RecommenderClient
 from serving.client_query import NO_CONTEXT, Context
 
 # Scores of one shopper differ by so much between batches of several lengths.
 TOLERANCE = 1e-5
+# Of the runs of these tests, named shopper-0, shopper-1 …; and the products that each gets.
+SHOPPERS, K = 23, 6
 
 
 def lists(out: Path) -> dict[str, Recommendations]:
@@ -39,6 +41,22 @@ def asked(client: RecommenderClient, run: Path, user: str, k: int, context: Cont
     return client.recommend(
         history.item_ids, k, event_types=history.event_types, timestamps=history.timestamps, context=context
     )
+
+
+def whole_job(run: Path) -> BatchOptions:
+    """A job over all shoppers, done: 23 shoppers in shards of 5, asked for 4 at once."""
+    options = BatchOptions(run, run.parent / "whole", k=K, batch_size=4, shard_size=5)
+    batch_recommend(options)
+    return options
+
+
+def assert_every_shopper_has_the_list_of_the_server(job: BatchOptions, client: RecommenderClient) -> None:
+    """One list of K products for each shopper of the run."""
+    found = lists(job.out)
+    assert sorted(found) == sorted(f"shopper-{number}" for number in range(SHOPPERS))
+    for user, answer in found.items():
+        assert len(answer.item_ids) == K
+        assert_same(answer, asked(client, job.run, user, K))
 
 
 def command(options: BatchOptions, *more: str) -> list[str]:

@@ -20,12 +20,21 @@ from serving.model_config import model_configs_for
 from serving.options import ServerOptions
 from serving.servable import Servable, session_config
 from serving.server import ModelServer
-from tests.pipeline.batch_jobs import asked, assert_same, command, lists
+from tests.pipeline.batch_jobs import (
+    SHOPPERS,
+    K,
+    asked,
+    assert_every_shopper_has_the_list_of_the_server,
+    assert_same,
+    command,
+    lists,
+    whole_job,
+)
 from tests.pipeline.untrained_run import make_run
 
 pytestmark = pytest.mark.slow
 
-SHOPPERS, PRODUCTS, K = 23, 30, 6
+PRODUCTS = 30
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +56,11 @@ def client(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reco
 
 @pytest.fixture(scope="module")
 def whole(run: Path) -> BatchOptions:
-    """A job over all shoppers, done: 23 shoppers in shards of 5, asked for 4 at once."""
-    options = BatchOptions(run, run.parent / "whole", k=K, batch_size=4, shard_size=5)
-    batch_recommend(options)
-    return options
+    return whole_job(run)
 
 
-def test_every_shopper_gets_what_the_server_answers(run: Path, client: RecommenderClient, whole: BatchOptions) -> None:
-    found = lists(whole.out)
-    assert sorted(found) == sorted(f"shopper-{number}" for number in range(SHOPPERS))
-    for user, answer in found.items():
-        assert len(answer.item_ids) == K
-        assert_same(answer, asked(client, run, user, K))
+def test_every_shopper_gets_what_the_server_answers(client: RecommenderClient, whole: BatchOptions) -> None:
+    assert_every_shopper_has_the_list_of_the_server(whole, client)
 
 
 def test_lists_are_those_of_the_servable_one_by_one(run: Path, whole: BatchOptions) -> None:

@@ -20,13 +20,20 @@ from serving.client import RecommenderClient
 from serving.client_query import Context
 from serving.model_config import model_configs_for
 from serving.server import ModelServer
-from tests.pipeline.batch_jobs import asked, assert_same, lists
+from tests.pipeline.batch_jobs import (
+    SHOPPERS,
+    K,
+    asked,
+    assert_every_shopper_has_the_list_of_the_server,
+    assert_same,
+    lists,
+    whole_job,
+)
 from tests.serving.models import ITEMS, UNAVAILABLE, TinyRecommender, publish
 from tests.transform.small_tables import config, event, examples, write
 from transform.clock import DAY
 from transform.config import BeamConfig
 
-SHOPPERS, K = 23, 6
 ONE_THREAD = BeamConfig()
 
 
@@ -62,18 +69,11 @@ def client(run: Path) -> Iterator[RecommenderClient]:
 
 @pytest.fixture(scope="module")
 def whole(run: Path) -> BatchOptions:
-    """A job over all shoppers, done: 23 shoppers in shards of 5, asked for 4 at once."""
-    options = BatchOptions(run, run.parent / "whole", k=K, batch_size=4, shard_size=5)
-    batch_recommend(options)
-    return options
+    return whole_job(run)
 
 
-def test_every_shopper_gets_what_the_server_answers(run: Path, client: RecommenderClient, whole: BatchOptions) -> None:
-    found = lists(whole.out)
-    assert sorted(found) == sorted(f"shopper-{number}" for number in range(SHOPPERS))
-    for user, answer in found.items():
-        assert len(answer.item_ids) == K
-        assert_same(answer, asked(client, run, user, K))
+def test_every_shopper_gets_what_the_server_answers(client: RecommenderClient, whole: BatchOptions) -> None:
+    assert_every_shopper_has_the_list_of_the_server(whole, client)
 
 
 def test_the_folder_says_what_is_in_it(whole: BatchOptions) -> None:
@@ -116,7 +116,7 @@ def test_what_stops_a_worker_is_told_in_one_sentence(whole: BatchOptions, tmp_pa
     blocked.unlink()
     blocked.mkdir()
     asked_for = "Batch job, asking recommend for 1 of 5 shards"
-    with pytest.raises(RuntimeError, match=rf"^{asked_for}: in 'Write': IsADirectoryError: .*{blocked.name}'$"):
+    with pytest.raises(RuntimeError, match=rf"^{asked_for}: in 'Write': .*{blocked.name}'.*Is a directory.*$"):
         batch_recommend(options)
     assert not (options.out / "_SUCCESS").exists()
     blocked.rmdir()

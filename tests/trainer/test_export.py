@@ -34,6 +34,7 @@ from trainer.retrieval import RetrievalModel
 from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
 from trainer.shortlist import make_shortlist
 from trainer.target_value import type_shares
+from transform.logged_requests import SHOPPER_SIGNATURES
 from transform.tables import EVENT_TYPES
 
 L, K, C, X, D, E = 8, 6, 10, 4, 8, 3
@@ -257,6 +258,11 @@ def test_optional_inputs_have_defaults_of_batch_size_one(served: ServedModel, si
         _, *sizes = [dim.size for dim in definition.inputs[name].tensor_shape.dim]
         assert list(value.shape) == [1, *sizes]
         assert not np.any(value.astype(bool)), f"{name}: nothing is the default"
+
+
+def test_the_reader_of_logged_requests_knows_all_that_need_a_history(served: ServedModel) -> None:
+    needing = {name for name, definition in served.signatures.items() if "history_item_ids" not in definition.defaults}
+    assert needing | {""} == SHOPPER_SIGNATURES
 
 
 def test_metadata_can_be_read_from_json(served: ServedModel) -> None:

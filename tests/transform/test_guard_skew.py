@@ -16,7 +16,7 @@ from transform.clock import HOUR
 from transform.config import ValidateConfig
 from transform.findings import GuardError
 from transform.guard_skew import check_requests
-from transform.logged_requests import read_requests
+from transform.logged_requests import SHOPPER_SIGNATURES, read_requests
 
 
 def requests(count: int = ROWS, **more: Any) -> dict[str, np.ndarray]:
@@ -34,13 +34,14 @@ def requests(count: int = ROWS, **more: Any) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in inputs.items() if values is not None}
 
 
-def write_lines(file: Path, inputs: dict[str, np.ndarray]) -> Path:
+def write_lines(file: Path, inputs: dict[str, np.ndarray], signature: str | None = None) -> Path:
     """One request a shopper."""
+    asked = {} if signature is None else {"signature_name": signature}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lines:
         for row in range(len(inputs["history_item_ids"])):
             body = {name: values[row : row + 1].tolist() for name, values in inputs.items()}
-            lines.write(json.dumps({"inputs": body}) + "\n")
+            lines.write(json.dumps({"inputs": body} | asked) + "\n")
     return file
 
 
@@ -97,8 +98,16 @@ def test_both_forms_say_the_same(tmp_path: Path, name: str) -> None:
     )
 
 
-def test_requests_about_products_are_left_aside(tmp_path: Path) -> None:
-    assert read_requests(write_logs(tmp_path / "a.tfrecord", requests(3), "similar_items"), 10).read == 0
+@pytest.mark.parametrize("signature", sorted(SHOPPER_SIGNATURES))
+def test_requests_for_a_shopper_count_whatever_they_ask_for(tmp_path: Path, signature: str) -> None:
+    assert read_requests(write_logs(tmp_path / "a.tfrecord", requests(3), signature), 10).read == 3
+    assert read_requests(write_lines(tmp_path / "a.jsonl", requests(3), signature), 10).read == 3
+
+
+@pytest.mark.parametrize("signature", ["similar_items", "complementary_items"])
+def test_requests_about_products_are_left_aside(tmp_path: Path, signature: str) -> None:
+    assert read_requests(write_logs(tmp_path / "a.tfrecord", requests(3), signature), 10).read == 0
+    assert read_requests(write_lines(tmp_path / "a.jsonl", requests(3), signature), 10).read == 0
 
 
 def test_about_as_many_as_asked_for_are_drawn_and_always_the_same(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from transform.checks import check_events, check_items
+from transform.clock import DAY
 from transform.simulator import SimulatorConfig, simulate
 from transform.simulator.catalogue import used_leaves
-from transform.simulator.truth import SECONDS_PER_DAY
 from transform.tables import EVENTS, ITEMS, USERS
 
 SMALL = SimulatorConfig(products=300, shoppers=800, events=20_000, days=30, seed=7)
@@ -252,4 +252,4 @@ def test_more_events_than_shoppers_can_leave_are_refused(tmp_path: Path) -> None
 
 
 def test_span_of_the_default_shop_lies_in_the_past() -> None:
-    assert SimulatorConfig().end == 1_709_251_200 + 60 * SECONDS_PER_DAY < time.time()
+    assert SimulatorConfig().end == 1_709_251_200 + 60 * DAY < time.time()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from transform.clock import DAY
 from transform.simulator import Oracle, SimulatorConfig, simulate
 from transform.simulator.sessions import Sessions, _apart, draw, draw_choices
 from transform.simulator.truth import (
@@ -18,7 +19,6 @@ from transform.simulator.truth import (
     CONTINUE,
     MAX_STEPS,
     PRICE_STRENGTH,
-    SECONDS_PER_DAY,
     STYLE_STRENGTH,
     Shop,
     Shoppers,
@@ -26,7 +26,7 @@ from transform.simulator.truth import (
 
 CONFIG = SimulatorConfig(products=120, shoppers=3_000, events=60_000, days=40, pictures=False, seed=3)
 # A day on which some products have not come yet.
-MIDDLE = CONFIG.start + 15 * SECONDS_PER_DAY + 40_000
+MIDDLE = CONFIG.start + 15 * DAY + 40_000
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def softmax(logits: list[float]) -> list[float]:
 
 def formula(shop: Shop, shoppers: Shoppers, user: int, seconds: int) -> np.ndarray:
     """The docstring's formula for a fresh session, product by product: float64 [items]."""
-    place = (seconds - shop.start) / (30 * SECONDS_PER_DAY)
+    place = (seconds - shop.start) / (30 * DAY)
     knot, share = int(place), place - int(place)
     theta = (1 - share) * shoppers.style[user, knot] + share * shoppers.style[user, knot + 1]
     budget = (1 - share) * shoppers.budget[user, knot] + share * shoppers.budget[user, knot + 1]
@@ -70,7 +70,7 @@ def formula(shop: Shop, shoppers: Shoppers, user: int, seconds: int) -> np.ndarr
     for leaf, style in np.ndindex(len(leaves), len(styles)):
         weight = np.zeros(len(shop.item_cell))
         for item, cell in enumerate(shop.item_cell):
-            if shop.cell_leaf[cell] != leaf or shop.item_day[item] * SECONDS_PER_DAY > seconds - shop.start:
+            if shop.cell_leaf[cell] != leaf or shop.item_day[item] * DAY > seconds - shop.start:
                 continue
             likeness = float(shop.style_vectors[style] @ shop.style_vectors[shop.cell_style[cell]])
             favourite = shop.cell_brand[cell] in shoppers.brands[user]
@@ -215,7 +215,7 @@ def ndcg(scores: np.ndarray, truth: list[set[int]], cutoff: int = 10) -> float:
 
 
 def test_oracle_ranks_the_future_better_than_popularity(oracle: Oracle, chosen: pd.DataFrame) -> None:
-    cut = CONFIG.start + 36 * SECONDS_PER_DAY
+    cut = CONFIG.start + 36 * DAY
     row = {item: number for number, item in enumerate(oracle.item_ids)}
     past, future = chosen[chosen["timestamp"] < cut], chosen[chosen["timestamp"] >= cut]
     truth = future.groupby("user_id")["item_id"].agg(lambda items: {row[item] for item in items})

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from transform.clock import DAY
 from transform.simulator.config import SimulatorConfig
 from transform.simulator.pictures import draw_picture
-from transform.simulator.truth import NEVER, POPULARITY_EXPONENT, SECONDS_PER_DAY, STAY, Shop
+from transform.simulator.truth import NEVER, POPULARITY_EXPONENT, STAY, Shop
 from transform.simulator.words import BRAND_HEADS, BRAND_TAILS, LEAVES, STYLES, TIERS, Leaf
 from transform.tables import CATEGORY_SEPARATOR, ITEMS
 
@@ -183,7 +184,7 @@ def items_table(config: SimulatorConfig, products: Products, rng: np.random.Gene
     columns |= {
         "item_id": products.item_ids,
         "price": products.price,
-        "created_at": config.start + products.created_day * SECONDS_PER_DAY,
+        "created_at": config.start + products.created_day * DAY,
         "available": ~products.withdrawn,
     }
     schema = pa.schema([column for column in ITEMS if column.name in columns])

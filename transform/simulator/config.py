@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from transform.simulator.truth import SECONDS_PER_DAY
+from transform.clock import DAY
 
 # Fewer products than this cannot fill the smallest shop's categories.
 MIN_PRODUCTS = 40
@@ -43,4 +43,4 @@ class SimulatorConfig:
     @property
     def end(self) -> int:
         """The second after the span."""
-        return self.start + self.days * SECONDS_PER_DAY
+        return self.start + self.days * DAY

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from protos.events_pb2 import EventType
+from transform.clock import DAY
 from transform.simulator.catalogue import queries
 from transform.simulator.sessions import Choices, Sessions, draw_by_popularity
 from transform.simulator.shoppers import Visible
-from transform.simulator.truth import SECONDS_PER_DAY, Shop
+from transform.simulator.truth import Shop
 from transform.simulator.words import DEVICES, LEAVES, REGIONS
 from transform.tables import EVENT_TYPES, EVENTS, IMPRESSION, PURCHASE, SEARCH
 
@@ -159,7 +160,7 @@ def _impressions(shop: Shop, sessions: Sessions, choices: Choices, trail: _Trail
     before = logged[rng.random(len(logged)) < SHARE_UNCLICKED_BEFORE]
     lists = np.concatenate([before, logged])
     clicked = np.arange(len(lists)) >= len(before)
-    day = sessions.start[trail.session[lists]] // SECONDS_PER_DAY
+    day = sessions.start[trail.session[lists]] // DAY
     flat = draw_by_popularity(shop, np.repeat(choices.leaf[lists], LIST_LENGTH), np.repeat(day, LIST_LENGTH), rng)
     place = np.arange(1, LIST_LENGTH + 1)
     is_choice = (place == trail.position[lists, None]) & clicked[:, None]

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transform.clock import DAY, HOUR
 from transform.simulator.shoppers import Visible
 from transform.simulator.truth import (
     CONTINUE,
     MAX_STEPS,
-    SECONDS_PER_DAY,
     Shop,
     Shoppers,
     State,
@@ -89,7 +89,7 @@ def plan_sessions(visible: Visible, mean_sessions: float, days: int, rng: np.ran
     duration = offset[first + length - 1] + TAIL
     start = _apart(shopper, start, duration + PAUSE)
     # Those that would end after the span don't happen: plans of its last hours, and of shoppers who come too often.
-    happens = start + duration < days * SECONDS_PER_DAY
+    happens = start + duration < days * DAY
     return Sessions(shopper[happens], start[happens], length[happens], offset[np.repeat(happens, length)])
 
 
@@ -100,7 +100,7 @@ def _visit_seconds(joined: np.ndarray, days: int, rng: np.random.Generator) -> n
     hours = np.arange(len(rhythm), dtype=float)
     earliest = np.interp(joined * 24, hours, rhythm)
     drawn = earliest + rng.random(len(joined)) * (rhythm[-1] - earliest)
-    return (np.interp(drawn, rhythm, hours) * 3_600).astype(np.int64)
+    return (np.interp(drawn, rhythm, hours) * HOUR).astype(np.int64)
 
 
 def _apart(shopper: np.ndarray, start: np.ndarray, needed: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ def draw_choices(shop: Shop, shoppers: Shoppers, sessions: Sessions, rng: np.ran
     for begin in range(0, len(first), block):
         rows = np.arange(begin, min(begin + block, len(first)))
         state = shoppers.at(sessions.shopper[rows], sessions.start[rows])
-        day = sessions.start[rows] // SECONDS_PER_DAY
+        day = sessions.start[rows] // DAY
         style[rows] = draw(style_probabilities(shop, state), rng)
         current = draw(leaf_probabilities(shop, state), rng)
         alive, before = np.arange(len(rows)), np.full(len(rows), -1)

@@ -44,8 +44,9 @@ from pathlib import Path
 
 import numpy as np
 
+from transform.clock import DAY
+
 TRUTH_FILE = "truth.npz"
-SECONDS_PER_DAY = 86_400
 KNOT_DAYS = 30
 # `item_day` of a product that cannot be chosen: it was withdrawn before the first day.
 NEVER = np.iinfo(np.int32).max
@@ -148,7 +149,7 @@ class Shop:
                 f"timestamp must be at or after the shop's start, {self.start}, received {seconds.min()}: "
                 "give seconds since 1970 within the simulated span"
             )
-        return np.minimum((seconds - self.start) // SECONDS_PER_DAY, self.days)
+        return np.minimum((seconds - self.start) // DAY, self.days)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ class Shoppers:
 
     def at(self, rows: np.ndarray, seconds: np.ndarray) -> State:
         """States of shoppers `rows` int [N] at `seconds` after the start [N]; after the last knot it stands still."""
-        place = np.clip(seconds / (KNOT_DAYS * SECONDS_PER_DAY), 0, self.budget.shape[1] - 1)
+        place = np.clip(seconds / (KNOT_DAYS * DAY), 0, self.budget.shape[1] - 1)
         left = np.minimum(place.astype(np.int64), self.budget.shape[1] - 2)
         share = (place - left).astype(np.float32)
         style = (1 - share)[:, None] * self.style[rows, left] + share[:, None] * self.style[rows, left + 1]
