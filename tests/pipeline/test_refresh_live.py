@@ -18,15 +18,16 @@ from serving.client import Filter, ListRequest, Recommendations, RecommenderClie
 from serving.model_config import model_configs_for
 from serving.options import ServerOptions
 from serving.server import ModelServer
+from tests.pipeline.test_refreshed_models import HISTORY, ROWS, nearest, refreshed_catalogue
 from tests.pipeline.untrained_run import SMALL, make_run, product
 from tests.transform.small_tables import write
 from trainer.config import RankerConfig, RetrievalConfig
-from trainer.data import Catalogue, load_catalogue
-from trainer.errors import ExportError
 from trainer.retrieval import load_retrieval
-from transform.tables import FIRST
 
-HISTORY = ["old-1", "old-3", "old-2"]
+# What the refreshed models answer is asserted quickly in test_refreshed_models.py; that no version which is taken up
+# costs a request, of small models, in tests/conformance/test_versions.py and tests/serving/test_swaps.py.
+pytestmark = pytest.mark.slow
+
 OPTIONS = ServerOptions(file_system_poll_wait_seconds=0.2)
 # Seconds that a request or a version may take on a machine that does much else; what is promised is asserted apart.
 PATIENCE = 300
@@ -75,15 +76,6 @@ class Live:
     page: dict[str, Recommendations]  # from HISTORY
     embedded: list[tuple[float, ...]]  # HISTORY before and after
 
-    @property
-    def catalogue(self) -> Catalogue:
-        return load_catalogue(self.run / "steps" / "refresh" / "1" / "catalogue")
-
-    def exported(self, version: int, variable: str) -> np.ndarray:
-        """A variable of a published recommender."""
-        directory = self.run / "export" / "recommender" / str(version) / "variables" / "variables"
-        return tf.train.load_variable(str(directory), f"{variable}/.ATTRIBUTES/VARIABLE_VALUE")
-
 
 def go_live(folder: Path, products: int, shoppers: int, rows: list[dict[str, Any]], config: Config = SMALL) -> Live:
     """Serves a run, refreshes it with `rows` while a client asks, and asks about the new ones."""
@@ -113,22 +105,9 @@ def go_live(folder: Path, products: int, shoppers: int, rows: list[dict[str, Any
     return Live(run, report, shopper, seconds, similar, recommended, new_pots, page, embedded)
 
 
-def nearest(live: Live, item_id: str, k: int) -> set[str]:
-    """The products nearest to one, worked out from the model itself."""
-    catalogue = live.catalogue
-    model = load_retrieval(live.run / "steps" / "train-retrieval", catalogue)
-    vectors = model.candidate_embeddings(tf.range(catalogue.size)).numpy()
-    scores = vectors @ vectors[list(catalogue.item_ids).index(item_id)]
-    scores[~catalogue.available | (catalogue.item_ids == item_id)] = -np.inf
-    return set(catalogue.item_ids[np.argsort(-scores)[:k]])
-
-
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
-    rows = [product(f"new-{number}", 100 + number) for number in range(3)]
-    rows += [product("old-3", 3) | {"available": False}, product("old-4", 4) | {"title": "blue rug", "price": 900.0}]
-    rows += [product("old-5", 5), {"item_id": "bad", "price": -1.0}]
-    return go_live(tmp_path_factory.mktemp("live"), 24, 12, rows)
+    return go_live(tmp_path_factory.mktemp("live"), 24, 12, ROWS)
 
 
 def test_no_request_fails_while_the_new_version_is_taken_up(live: Live) -> None:
@@ -136,17 +115,10 @@ def test_no_request_fails_while_the_new_version_is_taken_up(live: Live) -> None:
     assert live.shopper.versions == {1, 2}
 
 
-def test_what_became_of_the_products_is_told(live: Live) -> None:
-    names = ("version", "new", "changed", "unchanged", "withdrawn", "recommendable")
-    # 24 products, three more, one of them withdrawn.
-    assert [live.report[name] for name in names] == [2, 3, 1, 1, 1, 26]
-    assert sum(live.report["rejected"].values()) == 1
-
-
 def test_new_products_are_found_by_their_nearest_neighbours(live: Live) -> None:
     for item_id, answer in live.similar.items():
         assert answer.version == 2
-        assert set(answer.item_ids) == nearest(live, item_id, 6)
+        assert set(answer.item_ids) == nearest(live.run, item_id, 6)
 
 
 def test_filters_know_the_new_products(live: Live) -> None:
@@ -163,32 +135,8 @@ def test_a_withdrawn_product_is_read_in_histories_and_not_recommended(live: Live
     assert live.embedded[0] == live.embedded[1]
     answers = [live.recommended, *live.similar.values()]
     assert all("old-3" not in answer.item_ids for answer in answers)
-    recommendable = live.exported(2, "recommendable")
-    assert not recommendable[list(live.catalogue.item_ids).index("old-3")]
 
 
-@pytest.mark.parametrize("table", ["retrieval_items", "ranker_items"])
-def test_vectors_of_other_products_are_the_same_to_the_last_bit(live: Live, table: str) -> None:
-    before, after = live.exported(1, table), live.exported(2, table)
-    changed = list(live.catalogue.item_ids).index("old-4")
-    same = (before == after[: len(before)]).all(axis=1)
-    assert np.flatnonzero(~same).tolist() == [changed]
-    assert after.shape == (FIRST + 27, 8)
-
-
-def test_what_is_popular_stays_popular(live: Live) -> None:
-    before, after = live.exported(1, "prior/scores"), live.exported(2, "prior/scores")
-    np.testing.assert_array_equal(after[: len(before)], before)
-    assert after[len(before) :].max() <= before[FIRST:].min()
-
-
-def test_a_shop_that_withdraws_everything_is_refused(live: Live, tmp_path: Path) -> None:
-    everything = [{"item_id": str(item_id), "available": False} for item_id in live.catalogue.item_ids[FIRST:]]
-    with pytest.raises(ExportError, match="none of the 27 products is available"):
-        refresh(write(tmp_path, "items", everything), live.run)
-
-
-@pytest.mark.slow
 def test_a_thousand_products_are_live_within_half_a_minute(tmp_path: Path) -> None:
     config = Config(
         transform=SMALL.transform, retrieval=RetrievalConfig(history_length=50), ranker=RankerConfig(history_length=50)
@@ -197,7 +145,7 @@ def test_a_thousand_products_are_live_within_half_a_minute(tmp_path: Path) -> No
     live = go_live(tmp_path, 5_000, 1_000, rows, config)
     assert live.shopper.failures == []
     assert live.seconds < 30
-    catalogue = live.catalogue
+    catalogue = refreshed_catalogue(live.run)
     model = load_retrieval(live.run / "steps" / "train-retrieval", catalogue)
     vectors = model.candidate_embeddings(tf.range(catalogue.size)).numpy()
     row = {item_id: place for place, item_id in enumerate(catalogue.item_ids)}
