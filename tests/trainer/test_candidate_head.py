@@ -133,14 +133,26 @@ np.save(sys.argv[2], scores(load_head(Path(sys.argv[1]), CATALOGUE)))
 """
 
 
-def test_a_new_process_loads_the_same_head(tmp_path: Path) -> None:
+def saved_head(folder: Path) -> CandidateHead:
     head = make_head("retrieval", "history", "age", "context", learned=True)
-    save_head(tmp_path, head, CATALOGUE)
+    save_head(folder, head, CATALOGUE)
+    return head
+
+
+def test_a_saved_head_is_loaded_as_it_was(tmp_path: Path) -> None:
+    head = saved_head(tmp_path)
+    loaded = load_head(tmp_path, CATALOGUE)
+    np.testing.assert_array_equal(scores(loaded), scores(head))
+    assert loaded.parts == head.parts
+
+
+@pytest.mark.slow
+def test_a_new_process_loads_the_same_head(tmp_path: Path) -> None:
+    head = saved_head(tmp_path)
     file = str(tmp_path / "scores.npy")
     command = [sys.executable, "-c", _ASK, str(tmp_path), file]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     np.testing.assert_allclose(np.load(file), scores(head), rtol=1e-6)
-    assert load_head(tmp_path, CATALOGUE).parts == head.parts
 
 
 def test_a_folder_without_a_head_is_named(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_index_built_for_all_kinds_finds_what_each_asks_for() -> None:
         narrow = RNG.normal(size=(count, DIM)).astype(np.float32) * np.array([1, 1] + [0.02] * 6, np.float32)
         return {SHOPPERS: narrow, PRODUCTS: vectors[RNG.integers(2, SIZE, count)]}
 
-    held_out = asked(150)
+    held_out = asked(60)
     for kind in ("portable", "scann"):
-        _, report = build_index(kind, products, 120, IndexQueries(held_out, asked(400)), ExportConfig())
+        _, report = build_index(kind, products, 120, IndexQueries(held_out, asked(120)), ExportConfig())
         assert report["recall@100"] == report["recall@100_by_query"][SHOPPERS]
         assert min(report["recall@100_by_query"].values()) > 0.95, (kind, report)
