@@ -247,6 +247,9 @@ def test_ranks_that_are_not_there_are_refused(ranks: tuple[int, int], tmp_path: 
         train_retrieval(tmp_path, tmp_path / "out", config, tmp_path / "logs")
 
 
+# The quick tests of its parts: of any stage's loop in test_loop.py, of a stage's steps in test_training.py, and above
+# that mining depends on weights and seed alone.
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, whole, resumed = (tmp_path / name for name in ("world", "whole", "resumed"))
     write_transform(world, CATALOGUE, SEQUENCES)
