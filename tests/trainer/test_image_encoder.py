@@ -158,6 +158,8 @@ np.save(sys.argv[3], answer["pixels"].numpy())
 """
 
 
+# Quickly, above: what was saved reads pictures so in a session that knows nothing else.
+@pytest.mark.slow
 def test_a_new_process_reads_pictures_alike(saved: Path, tmp_path: Path) -> None:
     small = [image for image in ALL if len(image) < 100_000]
     np.save(tmp_path / "in.npy", np.array(small, dtype=object))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import farmhash
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,8 @@ def test_any_word_has_as_many_parts_as_letters_allow(word: str) -> None:
     assert ((ngrams >= 0) & (ngrams <= BUCKETS)).all()
 
 
+# Quickly, above: the numbers are those of another library.
+@pytest.mark.slow
 def test_another_process_hashes_alike() -> None:
     code = (
         "import tensorflow as tf; from trainer.text_encoder import hashed_ngrams; "
