@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from trainer.config import ContentConfig
 from trainer.content_training import (
+    ContentEpoch,
     ContentExamples,
     ContentModel,
     Titles,
@@ -25,6 +27,14 @@ CONFIG = ContentConfig(
     image_height=SIDE, image_width=SIDE, image_dim=8, epochs=4, batch_size=16, learning_rate=1e-2, patience=4
 )
 NAMES = np.array([f"p{number}" for number in range(COUNT)], dtype=object)
+
+
+class Trained(NamedTuple):
+    """A training: what came of it, and where."""
+
+    model: ContentModel
+    epochs: list[ContentEpoch]
+    folder: Path
 
 
 def pictures() -> np.ndarray:
@@ -57,19 +67,33 @@ def separation(model: ContentModel) -> float:
     return float(similarity[same].mean() - similarity[~same].mean())
 
 
-@pytest.mark.parametrize(("categories", "titles"), [(True, True), (True, False), (False, True)])
-def test_two_kinds_are_told_apart_by_whatever_tells_them(categories: bool, titles: bool, tmp_path: Path) -> None:
-    model, epochs = train_content(examples(categories, titles), NAMES, CONFIG, tmp_path)
-    assert separation(model) > 0.5
-    kept = min(epochs, key=lambda epoch: epoch.held_out_loss)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """With categories and titles, uninterrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    return Trained(*train_content(examples(), NAMES, CONFIG, folder), folder)
+
+
+def check_told_apart(trained: Trained, categories: bool, titles: bool) -> None:
+    assert separation(trained.model) > 0.5
+    kept = min(trained.epochs, key=lambda epoch: epoch.held_out_loss)
     assert kept.held_out_accuracy == (1.0 if categories else None)
     assert (kept.held_out_matches is None) is not titles
-    assert json.loads((tmp_path / "history.json").read_text())[0]["epoch"] == 1
+    assert json.loads((trained.folder / "history.json").read_text())[0]["epoch"] == 1
 
 
-def test_titles_lie_by_their_pictures(tmp_path: Path) -> None:
-    data = examples()
-    model, _ = train_content(data, NAMES, CONFIG, tmp_path)
+def test_two_kinds_are_told_apart_by_categories_and_titles(trained: Trained) -> None:
+    check_told_apart(trained, categories=True, titles=True)
+
+
+@pytest.mark.parametrize(("categories", "titles"), [(True, False), (False, True)])
+def test_two_kinds_are_told_apart_by_either_alone(categories: bool, titles: bool, tmp_path: Path) -> None:
+    alone = Trained(*train_content(examples(categories, titles), NAMES, CONFIG, tmp_path), tmp_path)
+    check_told_apart(alone, categories, titles)
+
+
+def test_titles_lie_by_their_pictures(trained: Trained) -> None:
+    data, model = examples(), trained.model
     images = model.image_vectors(tf.constant(data.pixels[[1, 2]])).numpy()
     titles = model.title_vectors(Titles(data.words).batch(np.array([3, 4]))).numpy()
     assert (images @ titles.T).argmax(axis=1).tolist() == [0, 1]
@@ -81,20 +105,15 @@ def test_a_title_without_words_is_no_vector(tmp_path: Path) -> None:
     assert not model.title_vectors(Titles(data.words).batch(np.array([0]))).numpy().any()
 
 
-def test_same_seed_same_weights(tmp_path: Path) -> None:
-    short = replace(CONFIG, epochs=1)
-    first, second, other = (
-        train_content(examples(), NAMES, config, tmp_path / folder)[0].get_weights()
-        for folder, config in (("1", short), ("2", short), ("3", replace(short, seed=2)))
-    )
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert any((one != two).any() for one, two in zip(first, other, strict=True))
+def test_another_seed_gives_other_weights(trained: Trained, tmp_path: Path) -> None:
+    other, _ = train_content(examples(), NAMES, replace(CONFIG, seed=2), tmp_path)
+    assert any((one != two).any() for one, two in zip(trained.model.get_weights(), other.get_weights(), strict=True))
 
 
-def test_a_killed_training_ends_where_it_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, epochs=3)
-    whole, _ = train_content(examples(), NAMES, config, tmp_path / "whole")
+def test_a_killed_training_ends_where_it_would_have(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: so the same seed gives the same weights, too."""
 
     class KilledError(BaseException):
         pass
@@ -108,10 +127,10 @@ def test_a_killed_training_ends_where_it_would_have(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(tf.train.CheckpointManager, "save", save)
         with pytest.raises(KilledError):
-            train_content(examples(), NAMES, config, tmp_path / "killed")
-    resumed, epochs = train_content(examples(), NAMES, config, tmp_path / "killed")
-    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
-    for one, two in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+            train_content(examples(), NAMES, CONFIG, tmp_path)
+    resumed, epochs = train_content(examples(), NAMES, CONFIG, tmp_path)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+    for one, two in zip(trained.model.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
