@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from trainer.retrieval import RetrievalModel
 from trainer.scorers import HeadScorer, RankerScorer, RetrievalScorer
 from trainer.shortlist import make_shortlist
 from trainer.target_value import type_shares
+from trainer.warmup import WARMUP_FILE
 from transform.logged_requests import SHOPPER_SIGNATURES
 from transform.tables import EVENT_TYPES
 
@@ -839,20 +840,24 @@ def test_export_answers_alone_in_another_process(world: World, output: Path, tmp
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["recommender", "item_encoder"])
-def test_every_warm_up_request_is_answered(output: Path, model: str) -> None:
+def test_every_warm_up_request_is_answered(output: Path, served: ServedModel) -> None:
+    replay_warm_up(output / "recommender", served)
+    with ServedModel(output / "item_encoder") as encoder:
+        replay_warm_up(output / "item_encoder", encoder)
+
+
+def replay_warm_up(directory: Path, served: ServedModel) -> None:
+    """Every signature is asked at every batch size."""
     # Imported late: it loads all of TensorFlow.
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
     seen = set()
-    with ServedModel(output / model) as served:
-        path = output / model / "assets.extra" / "tf_serving_warmup_requests"
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            request = PredictionLog.FromString(record).predict_log.request
-            inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
-            served(request.model_spec.signature_name, **inputs)
-            seen.add((request.model_spec.signature_name, len(next(iter(inputs.values())))))
-        assert {name for name, _ in seen} == set(served.signatures)
+    for record in tf.data.TFRecordDataset(str(directory / WARMUP_FILE)).as_numpy_iterator():
+        request = PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        served(request.model_spec.signature_name, **inputs)
+        seen.add((request.model_spec.signature_name, len(next(iter(inputs.values())))))
+    assert {name for name, _ in seen} == set(served.signatures)
     assert {batch for _, batch in seen} == {1, 2, 4, 8, 16, 32}
 
 
@@ -900,16 +905,27 @@ def test_metadata_beside_the_model_names_its_widths(output: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unseen(world: World) -> Path:
-    """Another export of the same models: exact search, products of the history left out, no complementary ones."""
-    return world.export("unseen", replace(CONFIG, index="brute_force", exclude_history=True, complementary=False))
+def regional(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose new visitors take products of the colour of their region."""
+    return World(tmp_path_factory.mktemp("regional"), sequences=with_newcomers())
 
 
-def test_products_of_the_history_can_be_left_out(world: World, unseen: Path) -> None:
-    rows = tuple(range(3, 11))
+@pytest.fixture(scope="module")
+def unseen(regional: World) -> Path:
+    """Another kind of export: exact search, products of the history left out, no complementary ones."""
+    return regional.export("unseen", replace(CONFIG, index="brute_force", exclude_history=True, complementary=False))
+
+
+@pytest.fixture(scope="module")
+def served_unseen(unseen: Path) -> Iterator[ServedModel]:
     with ServedModel(unseen / "recommender") as served:
-        answer = served("recommend", history_item_ids=[world.ids(*rows)])
-    assert names(answer) == [world.expected(list(rows), excluded=rows)[0]]
+        yield served
+
+
+def test_products_of_the_history_can_be_left_out(regional: World, served_unseen: ServedModel) -> None:
+    rows = tuple(range(3, 11))
+    answer = served_unseen("recommend", history_item_ids=[regional.ids(*rows)])
+    assert names(answer) == [regional.expected(list(rows), excluded=rows)[0]]
 
 
 def test_brute_force_export_needs_no_op_of_scann(unseen: Path) -> None:
@@ -918,10 +934,14 @@ def test_brute_force_export_needs_no_op_of_scann(unseen: Path) -> None:
     assert not [node.op for function in graph.library.function for node in function.node_def if "Scann" in node.op]
 
 
-def test_catalogue_smaller_than_the_answer_ends_in_padding(tmp_path: Path) -> None:
-    small = World(tmp_path, unavailable=tuple(range(5, 26)))
+def test_small_catalogue_without_categories_is_answered_all_the_same(tmp_path: Path) -> None:
+    """Answers that there are too few products for end in padding, and nothing complements anything."""
+    small = World(tmp_path, unavailable=tuple(range(5, 26)), categories=False)
     output = small.export("export", CONFIG)
+    lists = json.loads((output / "lists.json").read_text())
+    assert lists["complementary_items"] == {"reason": "no product has a category"}
     with ServedModel(output / "recommender") as served:
+        assert "complementary_items" not in served.signatures
         for history in ([""] * L, padded(small.ids(*HISTORY), L)):
             answer = served("recommend", history_item_ids=[history])
             assert set(names(answer)[0][:3]) == set(small.ids(2, 3, 4))
@@ -996,44 +1016,28 @@ def test_behaviour_is_blended_with_likeness(sociable: World) -> None:
     assert report["similar_items"]["products_with_neighbours"] == size - 2
 
 
-def test_new_visitors_are_answered_by_their_segment(tmp_path: Path) -> None:
+def test_new_visitors_are_answered_by_their_segment(regional: World, unseen: Path, served_unseen: ServedModel) -> None:
     """Regions 2 and 3 take products of one colour each, so that visitors from there get that colour."""
-    world = World(tmp_path, sequences=with_newcomers())
-    output = world.export("export", CONFIG)
-    assert "region" in json.loads((output / "lists.json").read_text())["new_visitors"]["chosen"]["by"]
-    nobody = [[""] * L]
-    with ServedModel(output / "recommender") as served:
-        overall = served("recommend", history_item_ids=nobody)
-        assert names(served("recommend", history_item_ids=nobody, context_region=["Mars"])) == names(overall)
-        for region, colour in (("region-2", "white"), ("region-3", "black")):
-            for signature in ("recommend", "retrieve"):
-                answer = served(signature, history_item_ids=nobody, context_region=[region])
-                assert all(item.startswith(colour) for item in names(answer)[0][:K])
-                assert (np.diff(answer["scores"][0]) <= 0).all()
-            listed = names(served("recommend", history_item_ids=nobody, context_region=[region]))[0]
-            without = served(
-                "recommend", history_item_ids=nobody, context_region=[region], exclude_item_ids=[listed[:X]]
-            )
-            assert not set(names(without)[0]) & set(listed[:X])
-            assert len(set(names(without)[0]) - {""}) == K
-        # A history says more than where its shopper is.
-        known = [padded(world.ids(*HISTORY), L)]
-        here, there = (
-            served("retrieve", history_item_ids=known, context_region=[region]) for region in ("region-2", "region-3")
-        )
-        assert all(np.isfinite(answer["scores"]).all() for answer in (here, there))
+    assert "region" in json.loads((unseen / "lists.json").read_text())["new_visitors"]["chosen"]["by"]
+    nobody, served = [[""] * L], served_unseen
+    overall = served("recommend", history_item_ids=nobody)
+    assert names(served("recommend", history_item_ids=nobody, context_region=["Mars"])) == names(overall)
+    for region, colour in (("region-2", "white"), ("region-3", "black")):
+        for signature in ("recommend", "retrieve"):
+            answer = served(signature, history_item_ids=nobody, context_region=[region])
+            assert all(item.startswith(colour) for item in names(answer)[0][:K])
+            assert (np.diff(answer["scores"][0]) <= 0).all()
+        listed = names(served("recommend", history_item_ids=nobody, context_region=[region]))[0]
+        without = served("recommend", history_item_ids=nobody, context_region=[region], exclude_item_ids=[listed[:X]])
+        assert not set(names(without)[0]) & set(listed[:X])
+        assert len(set(names(without)[0]) - {""}) == K
+    # A history says more than where its shopper is.
+    known = [padded(regional.ids(*HISTORY), L)]
+    here, there = (
+        served("retrieve", history_item_ids=known, context_region=[region]) for region in ("region-2", "region-3")
+    )
+    assert all(np.isfinite(answer["scores"]).all() for answer in (here, there))
 
 
-def test_catalogue_without_categories_has_no_complementary_items(tmp_path: Path) -> None:
-    world = World(tmp_path, categories=False)
-    output = world.export("export", CONFIG)
-    assert json.loads((output / "lists.json").read_text())["complementary_items"] == {
-        "reason": "no product has a category"
-    }
-    with ServedModel(output / "recommender") as served:
-        assert "complementary_items" not in served.signatures
-
-
-def test_complementary_items_can_be_left_out(unseen: Path) -> None:
-    with ServedModel(unseen / "recommender") as served:
-        assert "complementary_items" not in served.signatures
+def test_complementary_items_can_be_left_out(served_unseen: ServedModel) -> None:
+    assert "complementary_items" not in served_unseen.signatures
