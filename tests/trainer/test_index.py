@@ -19,6 +19,8 @@ VECTORS = clustered_vectors(SIZE, DIM, 12, seed=1)
 # Rows as in a catalogue where every third product is not available.
 ROWS = (2 + np.arange(SIZE) * 3 // 2).astype(np.int32)
 QUERIES = mixed_queries(VECTORS, 30, seed=2)
+# Tuning searches with every effort for each of them.
+TUNING = QUERIES[::2]
 
 
 def of_rows(rows: tf.Tensor) -> tf.Tensor:
@@ -183,24 +185,24 @@ def test_tuning_chooses_the_least_effort_that_reaches_the_recall(name: str) -> N
     exact = BruteForceIndex(150).index(VECTORS, ROWS)
     index = MAKERS[name](150).index(VECTORS, ROWS)
     most = index.effort
-    reached = tune(index, QUERIES, exact, 0.9)
+    reached = tune(index, TUNING, exact, 0.9)
     assert index.effort == index.thorough_effort
     assert index.effort.leaves < most.leaves
-    assert 0.9 <= reached == recall_at_100(index, exact, QUERIES)
+    assert 0.9 <= reached == recall_at_100(index, exact, TUNING)
 
 
 @PARTITIONED
 def test_thorough_effort_is_tuned_apart_and_never_below_the_other(name: str) -> None:
     exact = BruteForceIndex(150).index(VECTORS, ROWS)
     index = MAKERS[name](150).index(VECTORS, ROWS)
-    tune(index, QUERIES, exact, 0.8)
+    tune(index, TUNING, exact, 0.8)
     quick = index.effort
-    reached = tune_thoroughly(index, QUERIES, exact, 0.97)
+    reached = tune_thoroughly(index, TUNING, exact, 0.97)
     assert index.effort == quick
     assert index.thorough_effort.leaves > quick.leaves
-    assert 0.97 <= reached == recall_at_100(index, exact, QUERIES, thorough=True)
+    assert 0.97 <= reached == recall_at_100(index, exact, TUNING, thorough=True)
     thorough = index.thorough_effort
-    tune_thoroughly(index, QUERIES, exact, 0.9)
+    tune_thoroughly(index, TUNING, exact, 0.9)
     assert index.thorough_effort == thorough, "what other queries need is not taken back"
 
 
@@ -208,14 +210,14 @@ def test_thorough_effort_is_tuned_apart_and_never_below_the_other(name: str) -> 
 def test_tuning_in_vain_ends_with_the_least_effort_that_finds_as_much_as_any(name: str) -> None:
     exact = BruteForceIndex(150).index(VECTORS, ROWS)
     index = MAKERS[name](150).index(VECTORS, ROWS)
-    most = recall_at_100(index, exact, QUERIES)
-    reached = tune(index, QUERIES, exact, 1.01)
-    assert most - 0.005 <= reached == recall_at_100(index, exact, QUERIES)
+    most = recall_at_100(index, exact, TUNING)
+    reached = tune(index, TUNING, exact, 1.01)
+    assert most - 0.005 <= reached == recall_at_100(index, exact, TUNING)
     cheaper = index.efforts()[: index.efforts().index(index.effort)]
     assert cheaper, "the greatest effort finds no more"
     for effort in cheaper:
         index.effort = effort
-        assert recall_at_100(index, exact, QUERIES) < most - 0.005
+        assert recall_at_100(index, exact, TUNING) < most - 0.005
 
 
 def test_recall_is_the_share_of_the_nearest_hundred() -> None:
