@@ -1,7 +1,7 @@
 """What the models of a refreshed run answer, beside those that they replace."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.refresh import refresh
-from tests.pipeline.untrained_run import make_run, product
+from tests.pipeline.untrained_run import SMALL, make_run, product
 from tests.trainer.exported import ServedModel
 from tests.transform.small_tables import write
 from trainer.data import Catalogue, load_catalogue
@@ -20,6 +20,8 @@ from transform.tables import FIRST
 
 HISTORY = ["old-1", "old-3", "old-2"]
 NEW = ["new-0", "new-1", "new-2"]
+# Nothing here asks for complementary products, which are a signature and an index more.
+CONFIG = replace(SMALL, export=replace(SMALL.export, complementary=False))
 # Of 24 products one is withdrawn, one changed, one sent again as it is; three are new, one cannot be read.
 ROWS: list[dict[str, Any]] = [
     *(product(item_id, 100 + number) for number, item_id in enumerate(NEW)),
@@ -66,7 +68,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("refreshed")
-    made = make_run(folder, 24, 12)
+    made = make_run(folder, 24, 12, CONFIG)
     report = refresh(write(folder / "new", "items", ROWS), made)
     models = made / "export" / "recommender"
     with ServedModel(models / "1") as before, ServedModel(models / "2") as after:
