@@ -12,6 +12,7 @@ from trainer.config import HeadConfig, Part
 from trainer.data import Catalogue
 from trainer.history import HOUR_BUCKETS, hour_buckets
 from trainer.model_files import load_weights, read_description, save_model
+from transform.feature_schema import id_count
 
 KIND = "head"
 # Of the features: which candidates training never met.
@@ -202,9 +203,7 @@ def load_head(directory: Path, catalogue: Catalogue) -> CandidateHead:
 def _context_sizes(catalogue: Catalogue) -> dict[str, int]:
     """Ids of each circumstance of a request that the data has."""
     sizes = {
-        feature.name: int(feature.vocabulary_size)
-        for feature in catalogue.schema.context
-        if feature.name in ("device", "region")
+        feature.name: id_count(feature) for feature in catalogue.schema.context if feature.name in ("device", "region")
     }
     return sizes | ({"hour": HOUR_BUCKETS} if catalogue.schema.has_timestamps else {})
 

@@ -63,9 +63,7 @@ class ItemEncoderModule(tf.Module):
             raise ValueError(f"each VECTOR feature needs an encoder, received none for {', '.join(lacking)}.")
         self.rows_by_id = IdTable(assets["item_ids.txt"])
         self.id_rows = tf.Variable(id_rows, trainable=False, name="id_rows")
-        self.tables = {
-            feature.name: IdTable(assets[feature.vocabulary]) for feature in schema.item if feature.vocabulary
-        }
+        self.tables = {feature.name: IdTable.of(feature, assets) for feature in schema.item if feature.vocabulary}
         self._model = Untracked(retrieval)
         width = self.features["attributes"].length if "attributes" in self.features else _UNREAD_WIDTH
         optional = {

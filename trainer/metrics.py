@@ -159,7 +159,8 @@ def content_vectors(catalogue: Catalogue) -> sparse.csr_matrix | None:
     for feature in catalogue.schema.item:
         if feature.kind not in (Feature.NUMERIC, Feature.VECTOR):
             ids = catalogue.features[feature.name]
-            rows, columns = np.nonzero(ids >= FIRST)
+            # What shares a bucket is not the same.
+            rows, columns = np.nonzero((ids >= FIRST) & (ids < feature.vocabulary_size))
             shape = (catalogue.size, int(ids.max(initial=0)) + 1)
             parts.append(sparse.csr_matrix((np.ones(len(rows)), (rows, ids[rows, columns])), shape))
     if not parts:

@@ -16,6 +16,7 @@ from trainer.model_files import load_weights, read_description
 from trainer.negatives import negative_mask
 from trainer.pooling import CausalPooling
 from trainer.transformer import dropout, split_seed
+from transform.feature_schema import id_count
 from transform.tables import PADDING
 
 _CONTEXT_FEATURES = ("device", "region")
@@ -48,7 +49,7 @@ class RetrievalModel(tfrs.models.Model):
         self.pooling = CausalPooling(config.dim, config.heads, config.history_length)
         self.has_timestamps = schema.has_timestamps
         self.context_features = tuple(feature.name for feature in schema.context if feature.name in _CONTEXT_FEATURES)
-        sizes = {feature.name: int(feature.vocabulary_size) for feature in schema.context}
+        sizes = {feature.name: id_count(feature) for feature in schema.context}
         self.context_embeddings = {name: self._embedding(name, sizes[name]) for name in self.context_features}
         if self.has_timestamps:
             self.hour_embedding = self._embedding("hour", HOUR_BUCKETS)

@@ -37,7 +37,7 @@ from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.clock import DAY, HOUR, MINUTE
 from transform.config import TransformConfig
-from transform.content import CONTEXTS, context_features, item_features
+from transform.content import CONTEXTS, check_features, context_features, item_features
 from transform.content_faults import fault_sentences, picture_limits
 from transform.day_counts import DAYS_FILE, merge_day_counts
 from transform.day_sample import DAY_SAMPLE_FILE, day_shares, with_products
@@ -127,6 +127,7 @@ def run_transform(data: Path, output: Path, config: TransformConfig, previous: P
     """
     check_history_types(config.history_types)
     check_session_resets(config.session_resets)
+    check_features(config)
     by_days = named_by_days(data, "events")
     incremental = by_days if config.incremental is None else config.incremental
     events = open_source(data, "events", apart=incremental)

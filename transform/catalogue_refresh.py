@@ -157,6 +157,7 @@ class _Merge:
     ) -> None:
         """Without a clock a product's times are of no use, and `now` is not told."""
         self._content = content
+        self._schema = schema
         self._known_now = now if schema.has_timestamps else 0
         self._encoders = {
             feature.name: encoders[feature.name] for feature in schema.item if feature.kind == Feature.VECTOR
@@ -248,12 +249,14 @@ class _Merge:
 
     def _count_content(self, columns: dict[str, Column]) -> None:
         faults = {name: _absent(columns[_RAW.get(column, column)]) for name, column in LACKS.items()}
-        if "category_ids" in columns:
-            faults["unknown_category"] = int((_counts(columns["category_ids"], UNKNOWN) > 0).sum())
-        if "title_ids" in columns:
+        features = {feature.name: feature for feature in self._schema.item}
+        if "category" in features:
+            unknown = _unknown(columns["category_ids"], features["category"])
+            faults["unknown_category"] = int((unknown > 0).sum())
+        if "title" in features:
             words = columns["title_ids"]
             lengths = np.diff(words.offsets)
-            faults["unknown_words"] = int(((lengths > 0) & (_counts(words, UNKNOWN) == lengths)).sum())
+            faults["unknown_words"] = int(((lengths > 0) & (_unknown(words, features["title"]) == lengths)).sum())
         self._refreshed.faults = add_counts(self._refreshed.faults, faults)
 
 
@@ -279,9 +282,10 @@ def _column(examples: Sequence[Example], name: str, like: Column) -> Column:
     return Column(flat if isinstance(kept, list) else np.array(flat, kept.dtype), offsets)
 
 
-def _counts(column: Column, value: int) -> np.ndarray:
-    """How often each product has an id, int64 [N]."""
-    found = np.concatenate([[0], np.cumsum(np.asarray(column.values) == value)])
+def _unknown(column: Column, feature: Feature) -> np.ndarray:
+    """How many of each product's values are outside of the vocabulary, int64 [N]."""
+    ids = np.asarray(column.values)
+    found = np.concatenate([[0], np.cumsum((ids == UNKNOWN) | (ids >= feature.vocabulary_size))])
     return found[column.offsets[1:]] - found[column.offsets[:-1]]
 
 

@@ -86,15 +86,19 @@ class TransformConfig:
     content_features: tuple[Content, ...] = get_args(Content)
     # Whether what shoppers did with a product in the training span is one as well.
     behaviour_feature: bool = False
-    title_vocabulary_size: Positive = 20_000
+    # Words of a title and of a description that are read; each has a vocabulary of its own.
     title_length: Positive = 16
-    # Words of a description that are read, and how many words there are to read; apart from those of the title.
-    description_vocabulary_size: Positive = 20_000
     description_length: Positive = 32
     category_depth: Positive = 4
     attributes_length: Positive = 8
-    # Values seen less often in the catalogue share the out-of-vocabulary id.
+    # Values seen less often, in the catalogue or among the requests of the training span, are out of vocabulary.
     min_value_count: Positive = 2
+    # Of a feature, the most frequent values that get ids of their own: {brand: 5000, region: 200}. Without an entry
+    # 20,000 words of titles and of descriptions, of other features all that are frequent enough.
+    max_values: dict[str, Positive] = field(default_factory=dict)
+    # Of a feature, the ids that its values out of vocabulary share by a stable hash: {brand: 32}. Without an entry, or
+    # with 0, all of them have the one unknown id.
+    oov_buckets: dict[str, Count] = field(default_factory=dict)
     # Pictures above either are left out: bytes, and pixels of the longer side.
     max_image_bytes: Positive = 4 * 2**20
     max_image_side: Positive = 4_096

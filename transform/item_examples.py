@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
-from transform.tables import FIRST, ITEMS
+from transform.feature_schema import Vocabulary
+from transform.tables import ITEMS
 from transform.tfrecords import Column, optional, single
 from transform.vocabularies import content_ids, feature_values, normalised_price
 
@@ -53,11 +53,8 @@ class ItemContent:
         schema: lengths and moments of the features.
         """
         self._schema = schema
-        folder = directory / VOCABULARY_FOLDER
-        self._words = {
-            feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
-            for feature in schema.item
-            if feature.vocabulary
+        self._vocabularies = {
+            feature.name: Vocabulary.of(directory, feature) for feature in schema.item if feature.vocabulary
         }
 
     def columns(self, items: pa.Table) -> dict[str, Column]:
@@ -78,7 +75,7 @@ class ItemContent:
                 columns[feature.name] = Column(normalised_price(prices[present], feature.mean, feature.stddev), offsets)
             else:
                 lists = feature_values(feature.name, _values(items, feature.name), feature.length)
-                columns[f"{feature.name}_ids"] = content_ids(lists, self._words[feature.name], feature.length)
+                columns[f"{feature.name}_ids"] = content_ids(lists, self._vocabularies[feature.name], feature.length)
         return columns
 
 

@@ -1,7 +1,6 @@
 """Content of products as lists of values, the vocabularies made of them, and their ids."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +8,8 @@ import pyarrow.compute as pc
 
 from protos.feature_schema_pb2 import Feature
 from transform.config import TransformConfig
-from transform.feature_schema import tokenize
-from transform.tables import FIRST, PADDING, UNKNOWN, category_levels
+from transform.feature_schema import Vocabulary, tokenize
+from transform.tables import category_levels
 from transform.tfrecords import Column
 
 # One row for each value of a feature: the form in which counts travel.
@@ -54,6 +53,8 @@ _VALUES: dict[str, Callable[[pa.Array, int], pa.ListArray]] = {
     "title": _tokens,
     "description": _tokens,
 }
+# Features of products that have a vocabulary.
+COUNTED = tuple(_VALUES)
 
 
 def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
@@ -61,25 +62,15 @@ def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
     return _VALUES[feature](column, length)
 
 
-@dataclass(frozen=True)
-class ContentColumn:
-    """A column of the items table that can become a feature."""
-
-    name: str
-    kind: "Feature.Kind"
-    length: int  # values that are read
-    vocabulary_size: int | None = None  # values at most; None = all that are frequent enough
-
-
-def content_columns(config: TransformConfig) -> list[ContentColumn]:
-    """Those that the configuration lets in, in the order of the schema."""
+def content_columns(config: TransformConfig) -> list[Feature]:
+    """Columns of the items table that the configuration lets in, as features that nothing has been fitted of."""
     columns = [
-        ContentColumn("category", Feature.CATEGORICAL, config.category_depth),
-        ContentColumn("brand", Feature.CATEGORICAL, 1),
-        ContentColumn("attributes", Feature.CATEGORICAL, config.attributes_length),
-        ContentColumn("price", Feature.NUMERIC, 1),
-        ContentColumn("title", Feature.TEXT, config.title_length, config.title_vocabulary_size),
-        ContentColumn("description", Feature.TEXT, config.description_length, config.description_vocabulary_size),
+        Feature(name="category", kind=Feature.CATEGORICAL, length=config.category_depth),
+        Feature(name="brand", kind=Feature.CATEGORICAL, length=1),
+        Feature(name="attributes", kind=Feature.CATEGORICAL, length=config.attributes_length),
+        Feature(name="price", kind=Feature.NUMERIC, length=1),
+        Feature(name="title", kind=Feature.TEXT, length=config.title_length),
+        Feature(name="description", kind=Feature.TEXT, length=config.description_length),
     ]
     return [column for column in columns if column.name in config.content_features]
 
@@ -106,25 +97,19 @@ def merge_counts(tables: list[pa.Table]) -> pa.Table:
 def vocabulary(counts: pa.Table, feature: str, min_count: int, size: int | None = None) -> list[str]:
     """Values of `feature` seen at least `min_count` times, the most frequent first, ties by bytes; at most `size`."""
     chosen = counts.filter(pc.equal(counts["feature"], feature)).select(["value", "count"])
+    # A path that begins with a separator has an empty first level.
+    chosen = chosen.filter(pc.not_equal(chosen["value"], ""))
     chosen = chosen.filter(pc.greater_equal(chosen["count"], max(min_count, 1)))
     order = pc.sort_indices(chosen, sort_keys=[("count", "descending"), ("value", "ascending")])
     values: list[str] = chosen["value"].take(order).to_pylist()
     return values if size is None else values[:size]
 
 
-def value_ids(values: pa.Array, words: pa.Array) -> np.ndarray:
-    """Ids int64 [values] in the vocabulary `words` (without the reserved lines): 0 where null, 1 where unknown."""
-    found = pc.fill_null(pc.index_in(values, value_set=words), UNKNOWN - FIRST).to_numpy().astype(np.int64) + FIRST
-    if values.null_count:
-        found[pc.is_null(values).to_numpy(zero_copy_only=False)] = PADDING
-    return found
-
-
-def content_ids(lists: pa.ListArray, words: pa.Array, length: int) -> Column:
+def content_ids(lists: pa.ListArray, known: Vocabulary, length: int) -> Column:
     """Ids of the first `length` values of each list, as int64 lists."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    ids = value_ids(lists.flatten(), words)
+    ids = known.ids(lists.flatten())
     place = np.arange(len(ids)) - np.repeat(starts, lengths)
     return Column(ids[place < length], np.concatenate([[0], np.cumsum(np.minimum(lengths, length))]))
 

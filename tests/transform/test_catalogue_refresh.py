@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import farmhash
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +74,17 @@ def test_content_is_read_by_the_vocabularies_and_moments_of_the_training(base: P
     before = read_schema(base)
     assert (list(schema.item), list(schema.context)) == (list(before.item), list(before.context))
     assert outcome.faults["unknown_category"] == 1
+
+
+def test_unknown_values_share_the_buckets_of_the_training(tmp_path: Path) -> None:
+    base = transformed(tmp_path, ITEMS, EVENTS, oov_buckets={"brand": 3, "category": 2, "title": 4})
+    outcome = refreshed(base, tmp_path, {"item_id": "new", "title": "Sofa", "category": "Sofas", "brand": "Bolt"})
+    found, schema = records(tmp_path / "output")["new"], read_schema(base)
+    for name, value in (("brand", "Bolt"), ("category", "Sofas"), ("title", "sofa")):
+        feature = next(feature for feature in schema.item if feature.name == name)
+        bucket = farmhash.fingerprint64(value) % feature.oov_buckets
+        assert found[f"{name}_ids"] == [feature.vocabulary_size + bucket]
+    assert (outcome.faults["unknown_category"], outcome.faults["unknown_words"]) == (1, 1)
 
 
 def test_the_same_products_change_nothing(base: Path, tmp_path: Path) -> None:

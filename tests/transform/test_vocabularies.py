@@ -7,6 +7,7 @@ import pytest
 from tests.transform.small_tables import table
 from transform.catalogue import id_embedding_rows, make_catalogue
 from transform.config import TransformConfig
+from transform.feature_schema import Vocabulary
 from transform.vocabularies import (
     category_prefixes,
     content_ids,
@@ -14,7 +15,6 @@ from transform.vocabularies import (
     merge_counts,
     normalised_price,
     price_moments,
-    value_ids,
     vocabulary,
 )
 
@@ -42,13 +42,13 @@ def test_vocabularies_go_by_count_then_bytes_and_leave_rare_values_out() -> None
 
 
 def test_ids_are_zero_for_absent_and_one_for_unknown() -> None:
-    words = pa.array(["x", "y"])
-    assert value_ids(pa.array(["y", None, "z", "x"]), words).tolist() == [3, 0, 1, 2]
+    found = Vocabulary(["x", "y"]).ids(pa.array(["y", None, "z", "", "x"]))
+    assert found.tolist() == [3, 0, 1, 0, 2]
 
 
 def test_lists_are_cut_to_their_length() -> None:
     lists = pa.array([["x", "y", "x"], None, ["z"], []])
-    found = content_ids(lists, pa.array(["x", "y"]), 2)
+    found = content_ids(lists, Vocabulary(["x", "y"]), 2)
     assert found.values.tolist() == [2, 3, 1]
     assert found.offsets.tolist() == [0, 2, 2, 3, 3]
 
