@@ -157,7 +157,8 @@ def content_vectors(catalogue: Catalogue) -> sparse.csr_matrix | None:
     """
     parts = []
     for feature in catalogue.schema.item:
-        if feature.kind not in (Feature.NUMERIC, Feature.VECTOR):
+        # A price bucket or a cross says again what others say.
+        if feature.kind not in (Feature.NUMERIC, Feature.VECTOR) and not (feature.crossed or feature.boundaries):
             ids = catalogue.features[feature.name]
             # What shares a bucket is not the same.
             rows, columns = np.nonzero((ids >= FIRST) & (ids < feature.vocabulary_size))

@@ -15,7 +15,7 @@ from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.data import Catalogue, load_catalogue
 from trainer.errors import TrainingError
 from trainer.sharded_embedding import ShardedEmbedding, Table, joined
-from transform.feature_schema import Vocabulary
+from transform.feature_schema import Vocabulary, clock_features
 from transform.tables import FIRST, PADDING, UNKNOWN
 
 _LOG = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _id_strings(catalogue: Catalogue) -> Vocabulary:
 def _check_features(schema: FeatureSchema, previous: FeatureSchema) -> None:
     def features(of: FeatureSchema) -> str:
         names = [f"{feature.name} ({Feature.Kind.Name(feature.kind).lower()})" for feature in (*of.item, *of.context)]
-        return ", ".join([*names, "times" if of.has_timestamps else "no times"])
+        return ", ".join([*names, *clock_features(of), "times" if of.has_timestamps else "no times"])
 
     if features(schema) != features(previous):
         raise TrainingError(

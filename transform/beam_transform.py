@@ -37,7 +37,7 @@ from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.clock import DAY, HOUR, MINUTE
 from transform.config import TransformConfig
-from transform.content import CONTEXTS, check_features, context_features, item_features
+from transform.content import CONTEXTS, check_features, clock, context_features, item_features
 from transform.content_faults import fault_sentences, picture_limits
 from transform.day_counts import DAYS_FILE, merge_day_counts
 from transform.day_sample import DAY_SAMPLE_FILE, day_shares, with_products
@@ -412,6 +412,7 @@ def _content(
         has_timestamps=rules.has_timestamps,
         item=item_features(files, Path(places.output), config),
         context=context_features(contexts, Path(places.output), config),
+        clock=clock(config),
     )
     write_schema(Path(places.output), schema)
     return schema

@@ -27,13 +27,14 @@ from transform.feature_schema import (
     write_schema,
     write_vocabulary,
 )
-from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file, source_column
+from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file
 from transform.read_report import Report, add_counts
 from transform.read_step import check_report
 from transform.reading import DEAD_LETTERS, ItemRows, read_whole
 from transform.sources import open_source
-from transform.tables import DAYS_FOLDER, FIRST, UNKNOWN
+from transform.tables import DAYS_FOLDER, FIRST, ITEMS, UNKNOWN
 from transform.tfrecords import Column, encode_examples, read_tfrecords, write_tfrecords
+from transform.vocabularies import source_columns
 
 # Column → its name in the records, where that is another.
 _RAW = {"price": "price_raw"}
@@ -180,6 +181,7 @@ class _Merge:
         """
         places = (named["catalogue_row"].to_numpy() - first).tolist()
         old = [Example.FromString(records[place]) if place < len(records) else Example() for place in places]
+        named = self._with_crossed(named, old)
         keys = self._keys(named, old)
         columns = keys.columns() | self._kept(self._content.columns(named), named, old)
         columns |= self._vectors(columns, old)
@@ -216,10 +218,21 @@ class _Merge:
             availability(named) if given_available else _integers(old, "available", 1),
         )
 
+    def _with_crossed(self, named: pa.Table, old: Sequence[Example]) -> pa.Table:
+        """With the columns of crosses that the table lacks, as they were: what they are crossed with may change."""
+        crossed = {column for feature in self._schema.item if feature.crossed for column in source_columns(feature)}
+        for column in sorted(crossed - set(named.column_names)):
+            kind = "float_list" if column == "price" else "bytes_list"
+            lists = [_values(example, _RAW.get(column, column), kind) for example in old]
+            kept = pa.array([values[0] if values else None for values in lists], ITEMS.field(column).type)
+            named = named.append_column(column, kept)
+        return named
+
     def _kept(self, columns: dict[str, Column], named: pa.Table, old: Sequence[Example]) -> dict[str, Column]:
         """Features of columns that the table lacks are as they were."""
+        given = set(named.column_names)
         return {
-            name: column if source_column(name) in named.column_names else _column(old, name, column)
+            name: column if given.issuperset(self._content.sources(name)) else _column(old, name, column)
             for name, column in columns.items()
         }
 

@@ -15,6 +15,8 @@ Limit = Annotated[float, Field(ge=0)]
 # What a product's content is made of; "image" stands for the vectors of its picture.
 Content = Literal["category", "brand", "attributes", "price", "title", "description", "image"]
 
+Context = Literal["device", "region", "hour", "weekday"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class SplitConfig:
@@ -86,11 +88,19 @@ class TransformConfig:
     content_features: tuple[Content, ...] = get_args(Content)
     # Whether what shoppers did with a product in the training span is one as well.
     behaviour_feature: bool = False
+    # What models read of a request: columns of the events, and hour and weekday (UTC) of its time.
+    context_features: tuple[Context, ...] = ("device", "region", "hour")
     # Words of a title and of a description that are read; each has a vocabulary of its own.
     title_length: Positive = 16
     description_length: Positive = 32
     category_depth: Positive = 4
     attributes_length: Positive = 8
+    # Prices become one more feature, price_bucket: so many parts of about as many products each, fewer where many have
+    # the same price; 0 = none.
+    price_buckets: Count = 0
+    # Features of products that are read together, as one more feature each: [[brand, category], [category,
+    # price_bucket]] makes brand_x_category and category_x_price_bucket. A category is its whole path.
+    crosses: tuple[tuple[str, ...], ...] = ()
     # Values seen less often, in the catalogue or among the requests of the training span, are out of vocabulary.
     min_value_count: Positive = 2
     # Of a feature, the most frequent values that get ids of their own: {brand: 5000, region: 200}. Without an entry

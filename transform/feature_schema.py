@@ -18,6 +18,10 @@ VOCABULARY_FOLDER = "vocabularies"
 # Line number = catalogue row.
 ITEM_IDS_FILE = "item_ids.txt"
 
+# What models can read of a request's time, in their order; and what they read where the schema says nothing of it.
+CLOCK_FEATURES = ("hour", "weekday")
+DEFAULT_CLOCK = ("hour",)
+
 # A text becomes tokens by: each rewrite in order, lower case, everything that TOKEN_PATTERN matches to a space,
 # split at spaces. The same four steps in a TensorFlow graph are tf.strings.regex_replace(…, old, new),
 # tf.strings.lower(…, encoding="utf-8"), tf.strings.regex_replace(…, TOKEN_PATTERN, " "), tf.strings.split(…).
@@ -114,6 +118,13 @@ class Vocabulary:
             hashes = [farmhash.fingerprint64(value) % self.oov_buckets for value in encoded.dictionary.to_pylist()]
             found[unknown] = FIRST + len(self.words) + np.array(hashes, np.int64)[encoded.indices.to_numpy()]
         return found
+
+
+def clock_features(schema: FeatureSchema) -> tuple[str, ...]:
+    """Of CLOCK_FEATURES, what models read of a request's time; nothing where events have no clock."""
+    if not schema.has_timestamps:
+        return ()
+    return tuple(schema.clock.features) if schema.HasField("clock") else DEFAULT_CLOCK
 
 
 def id_count(feature: Feature) -> int:

@@ -1,6 +1,6 @@
 """Content of products as lists of values, the vocabularies made of them, and their ids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from protos.feature_schema_pb2 import Feature
 from transform.config import TransformConfig
 from transform.feature_schema import Vocabulary, tokenize
-from transform.tables import category_levels
+from transform.tables import CROSS_SEPARATOR, ITEMS, PRICE_BUCKET, category_levels
 from transform.tfrecords import Column
 
 # One row for each value of a feature: the form in which counts travel.
@@ -55,11 +55,65 @@ _VALUES: dict[str, Callable[[pa.Array, int], pa.ListArray]] = {
 }
 # Features of products that have a vocabulary.
 COUNTED = tuple(_VALUES)
+# What can be crossed.
+CROSSED = ("brand", "category", PRICE_BUCKET)
 
 
-def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
-    """Values of a feature of `length`, of each product: list<string> [products]; perhaps more than are read."""
-    return _VALUES[feature](column, length)
+def column_of(items: pa.Table, name: str) -> pa.Array:
+    """A canonical column; null where `items` lacks it."""
+    if name not in items.column_names:
+        return pa.nulls(items.num_rows, ITEMS.field(name).type)
+    return items[name].combine_chunks()
+
+
+def source_columns(feature: Feature) -> tuple[str, ...]:
+    """The canonical columns that a feature of products is made from."""
+    return tuple("price" if name == PRICE_BUCKET else name for name in feature.crossed or (feature.name,))
+
+
+def feature_values(feature: Feature, items: pa.Table) -> pa.ListArray:
+    """Values of a feature with a vocabulary, of each product: list<string> [products]; perhaps more than are read."""
+    if feature.crossed:
+        parts = [_part(name, feature, items) for name in feature.crossed]
+        return _single(pc.binary_join_element_wise(*parts, CROSS_SEPARATOR), 1)
+    if feature.name == PRICE_BUCKET:
+        return _single(price_buckets(column_of(items, "price"), feature.boundaries), 1)
+    return _VALUES[feature.name](column_of(items, feature.name), feature.length)
+
+
+def _part(name: str, cross: Feature, items: pa.Table) -> pa.Array:
+    """One of a cross's values, string [products], null where absent."""
+    if name == PRICE_BUCKET:
+        return price_buckets(column_of(items, "price"), cross.boundaries)
+    values = column_of(items, name)
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+
+
+def price_buckets(prices: pa.Array, boundaries: Sequence[float]) -> pa.Array:
+    """Number of each price's bucket as a string [products], null where there is no price; compared as float32."""
+    numbers = prices.to_numpy(zero_copy_only=False).astype(np.float32)
+    places = np.searchsorted(np.array(boundaries, np.float32), numbers, side="right")
+    return pa.array(bucket_names(boundaries)).take(pa.array(places, mask=np.isnan(numbers)))
+
+
+def bucket_names(boundaries: Sequence[float]) -> list[str]:
+    """Values of the buckets between boundaries, the lowest first."""
+    return [str(number) for number in range(len(boundaries) + 1)]
+
+
+def price_boundaries(prices: np.ndarray, buckets: int) -> list[float]:
+    """Prices at which buckets of about as many products each begin, the first left out; no bucket is empty.
+
+    Quantiles that are equal are one boundary: where many products have the same price there are fewer buckets.
+
+    Args:
+        prices: float32 [products], at least one.
+        buckets: at most.
+    """
+    ordered = np.sort(prices)
+    quantiles = np.unique(ordered[np.arange(1, buckets) * len(ordered) // buckets])
+    boundaries: list[float] = quantiles[quantiles > ordered[0]].tolist()
+    return boundaries
 
 
 def content_columns(config: TransformConfig) -> list[Feature]:
@@ -75,15 +129,21 @@ def content_columns(config: TransformConfig) -> list[Feature]:
     return [column for column in columns if column.name in config.content_features]
 
 
-def count_content(items: pa.Table, config: TransformConfig) -> pa.Table:
-    """How often each value occurs in `items` (canonical columns): COUNT_SCHEMA."""
+def crosses(config: TransformConfig) -> list[Feature]:
+    """The crosses that the configuration asks for, as features that nothing has been fitted of."""
+    return [
+        Feature(name="_x_".join(parts), kind=Feature.CATEGORICAL, length=1, crossed=parts) for parts in config.crosses
+    ]
+
+
+def count_values(items: pa.Table, features: Iterable[Feature]) -> pa.Table:
+    """How often each value of features occurs in `items` (canonical columns): COUNT_SCHEMA."""
     parts = [COUNT_SCHEMA.empty_table()]
-    for column in content_columns(config):
-        if column.name in _VALUES and column.name in items.column_names:
-            lists = feature_values(column.name, items.column(column.name).combine_chunks(), column.length)
-            values, counts = pc.value_counts(lists.flatten()).flatten()
-            features = pa.array([column.name] * len(values), pa.string())
-            parts.append(pa.table([features, values, counts], schema=COUNT_SCHEMA))
+    for feature in features:
+        if feature.kind != Feature.NUMERIC:
+            values, counts = pc.value_counts(feature_values(feature, items).flatten()).flatten()
+            names = pa.array([feature.name] * len(values), pa.string())
+            parts.append(pa.table([names, values, counts], schema=COUNT_SCHEMA))
     return pa.concat_tables(parts)
 
 

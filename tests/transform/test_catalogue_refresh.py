@@ -87,6 +87,36 @@ def test_unknown_values_share_the_buckets_of_the_training(tmp_path: Path) -> Non
     assert (outcome.faults["unknown_category"], outcome.faults["unknown_words"]) == (1, 1)
 
 
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base` with two buckets of prices, that of 1 and that of 3, and crosses of what the products have."""
+    pairs = [["category", "price_bucket"], ["brand", "category"]]
+    return transformed(tmp_path_factory.mktemp("crossed"), ITEMS, EVENTS, price_buckets=2, crosses=pairs)
+
+
+def test_a_new_price_alone_moves_what_it_is_crossed_with(crossed: Path, tmp_path: Path) -> None:
+    refreshed(crossed, tmp_path, {"item_id": "d", "price": 9.0})
+    after, before = records(tmp_path / "output")["d"], records(crossed)["d"]
+    words = read_vocabulary(crossed / "vocabularies" / "category_x_price_bucket.txt")
+    assert before["category_x_price_bucket_ids"] == [words.index("Light\x1f0")]
+    assert after["category_x_price_bucket_ids"] == [words.index("Light\x1f1")]
+    moved = {"price", "price_raw", "price_bucket_ids", "category_x_price_bucket_ids"}
+    assert {name for name in before if after[name] != before[name]} == moved
+
+
+def test_a_lost_category_alone_takes_its_crosses_away(crossed: Path, tmp_path: Path) -> None:
+    refreshed(crossed, tmp_path, {"item_id": "d", "category": None})
+    after, before = records(tmp_path / "output")["d"], records(crossed)["d"]
+    moved = {"category", "category_ids", "brand_x_category_ids", "category_x_price_bucket_ids"}
+    assert {name for name in before if after[name] != before[name]} == moved
+    assert all(after[name] == [] for name in moved)
+
+
+def test_crossed_products_that_say_nothing_new_stay_as_they_were(crossed: Path, tmp_path: Path) -> None:
+    assert refreshed(crossed, tmp_path / "1", {"item_id": "d"}, {"item_id": "ghost"}).nothing_to_do
+    assert refreshed(crossed, tmp_path / "2", *ITEMS).nothing_to_do
+
+
 def test_the_same_products_change_nothing(base: Path, tmp_path: Path) -> None:
     outcome = refreshed(base, tmp_path, *ITEMS)
     assert outcome.nothing_to_do

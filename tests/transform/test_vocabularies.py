@@ -10,8 +10,9 @@ from transform.config import TransformConfig
 from transform.feature_schema import Vocabulary
 from transform.vocabularies import (
     category_prefixes,
+    content_columns,
     content_ids,
-    count_content,
+    count_values,
     merge_counts,
     normalised_price,
     price_moments,
@@ -32,9 +33,8 @@ def test_a_category_is_every_level_of_its_path() -> None:
 
 def test_vocabularies_go_by_count_then_bytes_and_leave_rare_values_out() -> None:
     items = table("items", [{"item_id": str(place), "brand": brand} for place, brand in enumerate("baacbé")])
-    counts = merge_counts(
-        [count_content(items.slice(0, 3), TransformConfig()), count_content(items.slice(3), TransformConfig())]
-    )
+    columns = content_columns(TransformConfig())
+    counts = merge_counts([count_values(items.slice(0, 3), columns), count_values(items.slice(3), columns)])
     assert vocabulary(counts, "brand", 1) == ["a", "b", "c", "é"]
     assert vocabulary(counts, "brand", 2) == ["a", "b"]
     assert vocabulary(counts, "brand", 1, size=3) == ["a", "b", "c"]
