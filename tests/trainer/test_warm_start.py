@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from protos.feature_schema_pb2 import Clock
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import ItemEncoderConfig, RankerConfig, RetrievalConfig, TrainingConfig
@@ -148,6 +149,13 @@ def test_a_model_of_another_shape_is_refused(
 def test_a_run_without_weights_is_refused(tmp_path: Path, days: tuple[Path, Path]) -> None:
     catalogue = next_day(first_day())
     with pytest.raises(TrainingError, match=r"holds no weights\.index"):
+        warm_start(Shop(catalogue), catalogue, days[1], tmp_path, days[0])
+
+
+def test_a_run_that_read_less_of_the_time_is_refused(tmp_path: Path, days: tuple[Path, Path]) -> None:
+    catalogue = next_day(first_day())
+    catalogue.schema.clock.CopyFrom(Clock(features=["hour", "weekday"]))
+    with pytest.raises(TrainingError, match=r"it read .*, hour, times; this one reads .*, hour, weekday, times. Train"):
         warm_start(Shop(catalogue), catalogue, days[1], tmp_path, days[0])
 
 
