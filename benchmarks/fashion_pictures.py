@@ -28,8 +28,8 @@ from trainer.content_training import (
 )
 from trainer.data import Words
 from trainer.hash_order import hash_order
-from transform.feature_schema import tokenize
-from transform.tables import RESERVED_LINES
+from transform.feature_schema import Vocabulary, tokenize
+from transform.tables import FIRST
 
 NEIGHBOURS = 10
 _WORDS_OF_A_TITLE = 16
@@ -89,11 +89,11 @@ def load_shop(data: Path, config: ContentConfig, limit: int) -> Shop:
 def examples_of(shop: Shop, train: slice) -> ContentExamples:
     """The whole shop, with words and categories of the training products."""
     counts = Counter(word for words in tokenize(pa.array(shop.titles[train].tolist())).to_pylist() for word in {*words})
-    vocabulary = [*RESERVED_LINES, *sorted(word for word, count in counts.items() if count >= _MIN_TITLES)]
+    vocabulary = Vocabulary(sorted(word for word, count in counts.items() if count >= _MIN_TITLES))
     leaves = np.where(np.isin(shop.article_types, shop.article_types[train]), shop.article_types, "")
     categories, count = category_numbers(leaves)
     words = Words.of(shop.titles, vocabulary, _WORDS_OF_A_TITLE)
-    return ContentExamples(shop.pixels, categories, count, words, len(vocabulary))
+    return ContentExamples(shop.pixels, categories, count, words, FIRST + len(vocabulary.words))
 
 
 def agreement(vectors: np.ndarray, labels: np.ndarray) -> float:

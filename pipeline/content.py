@@ -33,6 +33,7 @@ from trainer.data import Catalogue, Words, load_catalogue
 from trainer.hash_order import hash_order
 from trainer.queries import load_split
 from transform.catalogue_vectors import VectorEncoder, write_vectors
+from transform.feature_schema import id_count
 from transform.tables import FIRST
 
 log = logging.getLogger(__name__)
@@ -117,13 +118,13 @@ def _make_image_encoder(catalogue: Catalogue, transform_dir: Path, output: Path,
     rows, pixels = rows[present], pixels[present]
     categories, count = category_numbers(catalogue.categories[rows])
     words = catalogue.words.get("title")
-    size = next((feature.vocabulary_size for feature in catalogue.schema.item if feature.name == "title"), 0)
+    size = next((id_count(feature) for feature in catalogue.schema.item if feature.name == "title"), 0)
     examples = ContentExamples(
         pixels,
         categories,
         count,
         None if words is None else Words(words.strings, words.ids, words.places[rows]),
-        int(size),
+        size,
     )
     if len(examples) < 2 or not examples.can_teach:
         log.info(

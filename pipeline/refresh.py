@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +128,12 @@ def _encoders(catalogue: Path) -> "dict[str, VectorEncoder]":
 
 
 def _transform_settings(run: Path) -> "TransformConfig":
-    """As the run's transform had them; defaults for what it did not know yet."""
+    """As the run's transform had them; defaults for what it did not know yet, without what is no longer known."""
     from transform.config import TransformConfig
 
     record = read_record(step_directory(run, "transform")) or {}
-    return TransformConfig(**record["config"]["transform"])
+    known = {setting.name for setting in fields(TransformConfig)}
+    return TransformConfig(**{key: value for key, value in record["config"]["transform"].items() if key in known})
 
 
 def _export(run: Path, partial: Path, settings: dict[str, Any]) -> dict[str, Any]:

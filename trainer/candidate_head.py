@@ -10,8 +10,9 @@ import tf_keras
 from trainer.candidate_features import CANDIDATE_GROUPS, SHOPPER_GROUPS, Candidates, FeatureGroup, groups_of, unmet
 from trainer.config import HeadConfig, Part
 from trainer.data import Catalogue
-from trainer.history import HOUR_BUCKETS, hour_buckets
+from trainer.history import CLOCK
 from trainer.model_files import load_weights, read_description, save_model
+from transform.feature_schema import clock_features, id_count
 
 KIND = "head"
 # Of the features: which candidates training never met.
@@ -24,8 +25,8 @@ _FIRST_RETRIEVAL_WEIGHT = 0.3
 # Standard deviations from the mean at which a feature is cut, so that a strange request stays near what was learned.
 _LARGEST = 5.0
 
-# Name → values: "candidate" float32 [B, C, F], "shopper" float32 [B, S], NaN = unknown; "device", "region", "hour"
-# int32 [B], 0 = unknown; "unmet" float32 [B, C]. Only what the head's parts read.
+# Name → values: "candidate" float32 [B, C, F], "shopper" float32 [B, S], NaN = unknown; "device", "region", "hour",
+# "weekday" int32 [B], 0 = unknown; "unmet" float32 [B, C]. Only what the head's parts read.
 Features = dict[str, tf.Tensor]
 
 
@@ -67,9 +68,10 @@ class CandidateHead(tf_keras.Model):
         if self.config.new_product_tolerance or _AGE in self.candidate_names:
             features[UNMET] = unmet(candidates)
         batch = candidates.batch
-        ids = {name: batch[f"context_{name}"] for name in self.context_sizes if name != "hour"}
-        if "hour" in self.context_sizes:
-            ids["hour"] = hour_buckets(batch["context_timestamp"])
+        ids = {
+            name: CLOCK[name].buckets(batch["context_timestamp"]) if name in CLOCK else batch[f"context_{name}"]
+            for name in self.context_sizes
+        }
         return features | ids
 
     def score(self, features: Features, ranker_scores: tf.Tensor, retrieval_scores: tf.Tensor) -> tf.Tensor:
@@ -202,11 +204,9 @@ def load_head(directory: Path, catalogue: Catalogue) -> CandidateHead:
 def _context_sizes(catalogue: Catalogue) -> dict[str, int]:
     """Ids of each circumstance of a request that the data has."""
     sizes = {
-        feature.name: int(feature.vocabulary_size)
-        for feature in catalogue.schema.context
-        if feature.name in ("device", "region")
+        feature.name: id_count(feature) for feature in catalogue.schema.context if feature.name in ("device", "region")
     }
-    return sizes | ({"hour": HOUR_BUCKETS} if catalogue.schema.has_timestamps else {})
+    return sizes | {name: CLOCK[name].size for name in clock_features(catalogue.schema)}
 
 
 def _names(groups: list[FeatureGroup]) -> tuple[str, ...]:

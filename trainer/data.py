@@ -1,18 +1,17 @@
 """Reads the transform's TFRecords into arrays: the catalogue aligned by row, the sequences end to end."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow as tf
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.feature_schema import VOCABULARY_FOLDER, read_schema, read_vocabulary, tokenize
-from transform.tables import BEHAVIOUR, FIRST, RESERVED_LINES, UNKNOWN
+from transform.feature_schema import Vocabulary, read_schema, tokenize
+from transform.tables import BEHAVIOUR, FIRST, PADDING, RESERVED_LINES
 
 _PARSE_BATCH = 1_024
 _INTEGERS: dict[str, type[np.generic]] = {
@@ -51,8 +50,8 @@ class Words:
     places: np.ndarray  # int32 [V, length]: which word stands where
 
     @classmethod
-    def of(cls, texts: np.ndarray, vocabulary: Sequence[str], length: int) -> "Words":
-        """The first `length` words of texts, object [V], by a vocabulary with its reserved lines."""
+    def of(cls, texts: np.ndarray, vocabulary: Vocabulary, length: int) -> "Words":
+        """The first `length` words of texts, object [V]."""
         lists = tokenize(pa.array(texts.tolist(), pa.string()))
         starts, stops = lists.offsets.to_numpy()[:-1], lists.offsets.to_numpy()[1:]
         encoded = lists.values.dictionary_encode()
@@ -60,10 +59,9 @@ class Words:
         for slot in range(length):
             there = starts + slot < stops
             places[there, slot] = 1 + encoded.indices.to_numpy()[starts[there] + slot]
-        known = pc.index_in(encoded.dictionary, value_set=pa.array(vocabulary[FIRST:], pa.string()))
-        ids = pc.fill_null(known, UNKNOWN - FIRST).to_numpy() + FIRST
         strings = np.array(["", *encoded.dictionary.to_pylist()], dtype=object)
-        return cls(strings, np.concatenate([[0], ids]).astype(np.int32), places)
+        ids = vocabulary.ids(encoded.dictionary)
+        return cls(strings, np.concatenate([[PADDING], ids]).astype(np.int32), places)
 
 
 @dataclass(frozen=True)
@@ -199,11 +197,7 @@ def load_catalogue(transform_dir: Path) -> Catalogue:
         )
     texts = {"title": titles, "description": descriptions}
     words = {
-        feature.name: Words.of(
-            texts[feature.name],
-            read_vocabulary(transform_dir / VOCABULARY_FOLDER / feature.vocabulary),
-            feature.length,
-        )
+        feature.name: Words.of(texts[feature.name], Vocabulary.of(transform_dir, feature), feature.length)
         for feature in schema.item
         if feature.kind == Feature.TEXT
     }

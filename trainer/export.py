@@ -29,7 +29,7 @@ from trainer.inverted_lists import InvertedLists, invert_categories, invert_name
 from trainer.item_encoder_module import ItemEncoderModule
 from trainer.newcomer_prior import NewcomerPrior
 from trainer.recommender_module import Filters, ItemLists, RecommenderModule, Stages, Strings
-from trainer.string_tables import write_asset
+from trainer.string_tables import IdTable, write_asset
 from trainer.target_value import type_shares
 from trainer.warmup import write_warmup
 from transform.feature_schema import ITEM_IDS_FILE, VOCABULARY_FOLDER
@@ -199,11 +199,9 @@ def _recommender(
         ranker_history=ranker.config.history_length,
         has_timestamps=catalogue.schema.has_timestamps,
     )
-    context = {feature.name: assets[feature.vocabulary] for feature in catalogue.schema.context}
     strings = Strings(
         item_ids=assets[ITEM_IDS_FILE],
-        device=context.get("device"),
-        region=context.get("region"),
+        contexts={feature.name: IdTable.of(feature, assets) for feature in catalogue.schema.context},
         event_types=world.event_types,
         default_event_type=int(np.bincount(world.sequences.types).argmax()),
     )

@@ -1,6 +1,7 @@
 """What a shopper did, as vectors: products, event types, time gaps and positions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -12,6 +13,7 @@ from transform.tables import PADDING
 _GAP_BOUNDARIES = 27
 GAP_BUCKETS = _GAP_BOUNDARIES + 2
 HOUR_BUCKETS = 25
+WEEKDAY_BUCKETS = 8
 # Share of request gaps that training hides, so that a request without a time is no surprise.
 _HIDDEN_GAPS = 0.1
 EVENT_TYPE_BUCKETS = max(EventType.values()) + 1
@@ -69,6 +71,24 @@ def hour_buckets(timestamps: tf.Tensor) -> tf.Tensor:
     """Hour of the day (UTC) plus one, int32 in [0, HOUR_BUCKETS); 0 = unknown. Takes int64 seconds of any shape."""
     hour = tf.cast((timestamps // 3_600) % 24, tf.int32) + 1
     return tf.where(timestamps > 0, hour, 0)
+
+
+def weekday_buckets(timestamps: tf.Tensor) -> tf.Tensor:
+    """Day of the week (UTC): 1 = Monday to 7 = Sunday, int32; 0 = unknown. Takes int64 seconds of any shape."""
+    # 1970-01-01 was a Thursday.
+    weekday = tf.cast((timestamps // 86_400 + 3) % 7, tf.int32) + 1
+    return tf.where(timestamps > 0, weekday, 0)
+
+
+class ClockFeature(NamedTuple):
+    """A number that models read of a request's time."""
+
+    size: int  # of its embedding
+    buckets: Callable[[tf.Tensor], tf.Tensor]  # of int64 seconds of any shape
+
+
+# By the names of `transform.feature_schema.CLOCK_FEATURES`.
+CLOCK = {"hour": ClockFeature(HOUR_BUCKETS, hour_buckets), "weekday": ClockFeature(WEEKDAY_BUCKETS, weekday_buckets)}
 
 
 class HistoryEmbedding(tf_keras.layers.Layer):

@@ -13,6 +13,7 @@ from trainer.dense import dense
 from trainer.fusion import FUSIONS, Fusion
 from trainer.sharded_embedding import ShardedEmbedding, Table, gather
 from trainer.text_encoder import TextEncoder, Texts, has_words, mean_embedding
+from transform.feature_schema import id_count
 from transform.tables import BEHAVIOUR, PADDING, UNKNOWN
 
 # int32 ids [N, length] (0 = absent), float32 [N, length] (NaN = absent), or texts.
@@ -60,12 +61,12 @@ class ItemEncoder(tf_keras.layers.Layer):
         self.item_features = tuple((feature.name, feature.kind) for feature in schema.item)
         self.id_embedding: Table = self._id_embedding(tuple(embedding_devices))
         self.feature_embeddings = {
-            feature.name: self._embedding(feature.name, int(feature.vocabulary_size))
+            feature.name: self._embedding(feature.name, id_count(feature))
             for feature in schema.item
             if feature.kind == Feature.CATEGORICAL
         }
         self.texts = {
-            feature.name: TextEncoder(int(feature.vocabulary_size), self.dim, config.ngram_buckets, feature.name)
+            feature.name: TextEncoder(id_count(feature), self.dim, config.ngram_buckets, feature.name)
             for feature in schema.item
             if feature.kind == Feature.TEXT
         }
@@ -134,7 +135,8 @@ class ItemEncoder(tf_keras.layers.Layer):
                 read, known = [tf.where(missing, 0.0, values)], ~tf.reduce_all(missing, axis=1)
                 read += [tf.cast(missing, tf.float32)] if kind == Feature.NUMERIC else []
                 if name in self.class_means:
-                    means = tf.gather(self.class_means[name], leaf_categories(features[CATEGORY]))
+                    table = self.class_means[name]
+                    means = tf.gather(table, leaf_categories(features[CATEGORY], table.shape[0]))
                     read.append(tf.where(missing, 0.0, values - means))
             else:
                 read = [mean_embedding(self.feature_embeddings[name], values)]

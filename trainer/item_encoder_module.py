@@ -1,7 +1,7 @@
 """Raw content of products → vectors as the index holds them; reads text in the graph as the transform reads it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from trainer.signatures import Tensors, Untracked, read_weights, signature, whol
 from trainer.string_tables import IdTable
 from trainer.text_encoder import Texts, hashed_ngrams
 from transform.feature_schema import TEXT_CHARACTERS, TOKEN_PATTERN, TOKEN_REWRITES
-from transform.tables import BEHAVIOUR, CATEGORY_SEPARATOR, PADDING, UNKNOWN
+from transform.tables import BEHAVIOUR, CATEGORY_SEPARATOR, CROSS_SEPARATOR, PADDING, PRICE_BUCKET, UNKNOWN
 
 # Width of an input of several values that the models do not read.
 _UNREAD_WIDTH = 1
@@ -63,9 +63,7 @@ class ItemEncoderModule(tf.Module):
             raise ValueError(f"each VECTOR feature needs an encoder, received none for {', '.join(lacking)}.")
         self.rows_by_id = IdTable(assets["item_ids.txt"])
         self.id_rows = tf.Variable(id_rows, trainable=False, name="id_rows")
-        self.tables = {
-            feature.name: IdTable(assets[feature.vocabulary]) for feature in schema.item if feature.vocabulary
-        }
+        self.tables = {feature.name: IdTable.of(feature, assets) for feature in schema.item if feature.vocabulary}
         self._model = Untracked(retrieval)
         width = self.features["attributes"].length if "attributes" in self.features else _UNREAD_WIDTH
         optional = {
@@ -87,34 +85,51 @@ class ItemEncoderModule(tf.Module):
         raw = whole_batch(optional, tf.shape(title)[0]) | {"title": title}
         rows = self.rows_by_id(raw["item_id"])
         id_rows = tf.gather(self.id_rows, tf.where(rows == PADDING, UNKNOWN, rows))
-        features = {
-            name: self._read(feature, raw[self._input(name)])
-            for name, feature in self.features.items()
-            if name != BEHAVIOUR
-        }
+        features = {name: self._read(feature, raw) for name, feature in self.features.items() if name != BEHAVIOUR}
         if self.behaviour is not None:
             # The reserved rows know none.
             features[BEHAVIOUR] = tf.gather(self.behaviour, rows)
         model = self._model.value
         return {"embedding": model.project_items(model.item_encoder.encode(features, id_rows))}
 
-    def _input(self, feature: str) -> str:
-        """The input that a feature is made from."""
-        return self.encoders[feature].description.column if feature in self.encoders else feature
-
-    def _read(self, feature: Feature, values: tf.Tensor) -> tf.Tensor | Texts:
-        """What the model takes for a feature of B products."""
+    def _read(self, feature: Feature, raw: Tensors) -> tf.Tensor | Texts:
+        """What the model takes for a feature of B products, of the inputs by name."""
         if feature.kind == Feature.NUMERIC:
-            return normalised(values, feature.mean, feature.stddev)
+            return normalised(raw[feature.name], feature.mean, feature.stddev)
         if feature.kind == Feature.VECTOR:
-            return self.encoders[feature.name](values)
+            encoder = self.encoders[feature.name]
+            return encoder(raw[encoder.description.column])
         if feature.kind == Feature.TEXT:
-            words = tokens(values, feature.length)
+            words = tokens(raw[feature.name], feature.length)
             flat, buckets = tf.reshape(words, [-1]), self._model.value.item_encoder.texts[feature.name].ngram_buckets
             places = tf.reshape(tf.range(tf.size(flat)), tf.shape(words))
             return Texts(self.tables[feature.name](flat), hashed_ngrams(flat, buckets), places)
-        lists = _LISTS.get(feature.name, single)(values, feature.length)
-        return self.tables[feature.name](lists)
+        return self.tables[feature.name](values_of(feature, raw))
+
+
+def values_of(feature: Feature, raw: Tensors) -> tf.Tensor:
+    """Values of a CATEGORICAL feature of B products as `transform.vocabularies.feature_values` makes them.
+
+    `raw`: inputs by name, [B]. Returns string [B, length], "" where there are fewer.
+    """
+    if feature.crossed:
+        parts = [_part(name, feature, raw) for name in feature.crossed]
+        whole = tf.reduce_all(tf.stack(parts) != "", axis=0)
+        return tf.where(whole, tf.strings.join(parts, CROSS_SEPARATOR), "")[:, tf.newaxis]
+    if feature.name == PRICE_BUCKET:
+        return price_buckets(raw["price"], feature.boundaries)[:, tf.newaxis]
+    return _LISTS.get(feature.name, single)(raw[feature.name], feature.length)
+
+
+def _part(name: str, cross: Feature, raw: Tensors) -> tf.Tensor:
+    """One of a cross's values, string [B]."""
+    return price_buckets(raw["price"], cross.boundaries) if name == PRICE_BUCKET else raw[name]
+
+
+def price_buckets(prices: tf.Tensor, boundaries: Sequence[float]) -> tf.Tensor:
+    """Numbers of the buckets of prices, float32 [B] → string [B]; "" where a price is no number above 0."""
+    places = tf.searchsorted(tf.constant(list(boundaries), tf.float32), prices, side="right")
+    return tf.where(_is_price(prices), tf.strings.as_string(places), "")
 
 
 def tokens(texts: tf.Tensor, length: int) -> tf.Tensor:
@@ -151,10 +166,14 @@ def single(values: tf.Tensor, length: int) -> tf.Tensor:
 
 def normalised(values: tf.Tensor, mean: float, stddev: float) -> tf.Tensor:
     """(log(1 + x) − mean) / stddev of float32 [B] as float32 [B, 1]; NaN where x is no number above 0."""
-    valid = tf.math.is_finite(values) & (values > 0)
+    valid = _is_price(values)
     logs = tf.math.log1p(tf.cast(tf.where(valid, values, 0.0), tf.float64))
     result = tf.cast((logs - mean) / stddev, tf.float32)
     return tf.where(valid, result, math.nan)[:, tf.newaxis]
+
+
+def _is_price(values: tf.Tensor) -> tf.Tensor:
+    return tf.math.is_finite(values) & (values > 0)
 
 
 def _as_they_are(values: tf.Tensor, length: int) -> tf.Tensor:

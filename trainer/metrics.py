@@ -157,9 +157,11 @@ def content_vectors(catalogue: Catalogue) -> sparse.csr_matrix | None:
     """
     parts = []
     for feature in catalogue.schema.item:
-        if feature.kind not in (Feature.NUMERIC, Feature.VECTOR):
+        # A price bucket or a cross says again what others say.
+        if feature.kind not in (Feature.NUMERIC, Feature.VECTOR) and not (feature.crossed or feature.boundaries):
             ids = catalogue.features[feature.name]
-            rows, columns = np.nonzero(ids >= FIRST)
+            # What shares a bucket is not the same.
+            rows, columns = np.nonzero((ids >= FIRST) & (ids < feature.vocabulary_size))
             shape = (catalogue.size, int(ids.max(initial=0)) + 1)
             parts.append(sparse.csr_matrix((np.ones(len(rows)), (rows, ids[rows, columns])), shape))
     if not parts:

@@ -13,6 +13,7 @@ from trainer.config import EvaluationConfig
 from trainer.data import Catalogue, Sequences
 from trainer.metrics import LIST_LENGTH
 from trainer.queries import Span, Split, sample_users, target_mask
+from transform.feature_schema import clock_features
 from transform.tables import FIRST
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def choose_newcomer_prior(
     Returns:
         The prior, and what was tried and measured, for reports.
     """
-    clock = catalogue.schema.has_timestamps
+    clock = HOUR in clock_features(catalogue.schema)
     counts = _counts(sequences, catalogue, split, config, popularity.days)
     overall = NewcomerPrior(popularity.order_scores, counts.order[:_POPULAR])
     takes = first_takes(sequences, "validation", config, clock)
@@ -175,7 +176,7 @@ def first_takes(sequences: Sequences, span: Span, config: EvaluationConfig, cloc
         sequences: interactions of all shoppers.
         span: where they come for the first time.
         config: target types and seed.
-        clock: whether timestamps are seconds, not an order.
+        clock: whether timestamps are seconds, not an order, and are to be read.
     """
     starts = sequences.train_end if span == "validation" else sequences.validation_end
     stops = sequences.validation_end if span == "validation" else sequences.lengths
@@ -227,7 +228,7 @@ def _counts(
     weights[:FIRST] = 0
     order = FIRST + np.argsort(-weights[FIRST:], kind="stable")
     shares = weights / weights.sum()
-    clock = catalogue.schema.has_timestamps
+    clock = HOUR in clock_features(catalogue.schema)
     return _Counts(sequences.rows[places], _requests(sequences, places, clock), shares, order.astype(np.int32))
 
 

@@ -94,11 +94,10 @@ class Filters:
 
 @dataclass(frozen=True)
 class Strings:
-    """Assets of `write_asset`, and how a missing event type is read; a context feature that the models lack is None."""
+    """What strings stand for, and how a missing event type is read."""
 
-    item_ids: Path
-    device: Path | None
-    region: Path | None
+    item_ids: Path  # of `write_asset`
+    contexts: Mapping[str, IdTable]  # "device" and "region", those that the models read
     # Name → number of the event types that the models have met, and the one that stands for all others.
     event_types: Mapping[str, int]
     default_event_type: int
@@ -147,9 +146,7 @@ class RecommenderModule(tf.Module):
         self._stages = Untracked(stages)
         self.rows_by_id = IdTable(strings.item_ids)
         self.ids_by_row = NameTable(strings.item_ids)
-        self.context_tables = {
-            name: IdTable(file) for name, file in ((_DEVICE, strings.device), (_REGION, strings.region)) if file
-        }
+        self.context_tables = {f"context_{name}": table for name, table in strings.contexts.items()}
         self.event_types = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
                 list(strings.event_types), list(strings.event_types.values()), tf.string, tf.int32

@@ -10,12 +10,13 @@ import tf_keras
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import RetrievalConfig
 from trainer.data import Catalogue
-from trainer.history import HOUR_BUCKETS, HistoryBatch, HistoryEmbedding, RequestGapEmbedding, hour_buckets
+from trainer.history import CLOCK, HistoryBatch, HistoryEmbedding, RequestGapEmbedding
 from trainer.item_encoder import ItemEncoder
 from trainer.model_files import load_weights, read_description
 from trainer.negatives import negative_mask
 from trainer.pooling import CausalPooling
 from trainer.transformer import dropout, split_seed
+from transform.feature_schema import clock_features, id_count
 from transform.tables import PADDING
 
 _CONTEXT_FEATURES = ("device", "region")
@@ -48,10 +49,14 @@ class RetrievalModel(tfrs.models.Model):
         self.pooling = CausalPooling(config.dim, config.heads, config.history_length)
         self.has_timestamps = schema.has_timestamps
         self.context_features = tuple(feature.name for feature in schema.context if feature.name in _CONTEXT_FEATURES)
-        sizes = {feature.name: int(feature.vocabulary_size) for feature in schema.context}
+        sizes = {feature.name: id_count(feature) for feature in schema.context}
         self.context_embeddings = {name: self._embedding(name, sizes[name]) for name in self.context_features}
+        self.clock_features = clock_features(schema)
+        if "hour" in self.clock_features:
+            self.hour_embedding = self._embedding("hour", CLOCK["hour"].size)
+        if "weekday" in self.clock_features:
+            self.weekday_embedding = self._embedding("weekday", CLOCK["weekday"].size)
         if self.has_timestamps:
-            self.hour_embedding = self._embedding("hour", HOUR_BUCKETS)
             self.request_gap = RequestGapEmbedding(config.dim)
         self.query_norm = tf_keras.layers.LayerNormalization(epsilon=1e-6, name="query_norm")
         self.query_hidden = tf_keras.layers.Dense(4 * config.dim, activation="gelu", name="query_hidden")
@@ -188,8 +193,10 @@ class RetrievalModel(tfrs.models.Model):
         int64 [N], context [N] → [N, dim] of norm 1."""
         gap_seed, hidden_seed = split_seed(seed, 2)
         parts = [pooled, newest * self.config.dim**0.5]
+        for name in self.clock_features:
+            buckets = CLOCK[name].buckets(context["context_timestamp"])
+            parts.append(tf.gather(getattr(self, f"{name}_embedding"), buckets))
         if self.has_timestamps:
-            parts.append(tf.gather(self.hour_embedding, hour_buckets(context["context_timestamp"])))
             parts.append(self.request_gap(newest_times, context["context_timestamp"], gap_seed))
         parts += [
             tf.gather(self.context_embeddings[name], context[f"context_{name}"]) for name in self.context_features
@@ -206,7 +213,7 @@ class RetrievalModel(tfrs.models.Model):
 
     def _build_layers(self) -> None:
         dim = self.config.dim
-        parts = 2 + 2 * self.has_timestamps + len(self.context_features)
+        parts = 2 + self.has_timestamps + len(self.clock_features) + len(self.context_features)
         self.history_embedding.build(None)
         self.pooling.build(None)
         self.query_norm.build((None, parts * dim))

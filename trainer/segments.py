@@ -57,6 +57,8 @@ def groupings(
     for name, words in context_names.items():
         places = queries.context_places
         ids = np.where(places < 0, PADDING, stated[name][places])
+        # Buckets of values outside of the vocabulary.
+        ids = np.where(ids < len(words), ids, UNKNOWN)
         found[name] = _by_value(ids, words, truth.owners)
     return found
 

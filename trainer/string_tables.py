@@ -1,9 +1,11 @@
 """Vocabulary files as lookup tables of a graph; the files become assets of the SavedModel."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Feature
 from transform.tables import PADDING, RESERVED_LINES, UNKNOWN
 
 # The assets lack the first line of a vocabulary, which is empty: TensorFlow's tables refuse empty lines.
@@ -23,10 +25,17 @@ def write_asset(vocabulary: Path, directory: Path) -> Path:
 
 
 class IdTable(tf.Module):
-    """string → id."""
+    """string → id, as `transform.feature_schema.Vocabulary` numbers them."""
 
-    def __init__(self, asset: Path) -> None:
+    def __init__(self, asset: Path, first_bucket: int = 0, oov_buckets: int = 0) -> None:
+        """Args:
+        asset: of `write_asset`.
+        first_bucket: id of the first bucket, if there are any.
+        oov_buckets: ids that strings outside of the vocabulary share; 0 = they are unknown.
+        """
         super().__init__(name=f"ids_of_{asset.stem}")
+        self._first_bucket = first_bucket
+        self._oov_buckets = oov_buckets
         initializer = tf.lookup.TextFileInitializer(
             str(asset),
             key_dtype=tf.string,
@@ -36,9 +45,17 @@ class IdTable(tf.Module):
         )
         self._table = tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN - _FIRST_LINE)
 
+    @classmethod
+    def of(cls, feature: Feature, assets: Mapping[str, Path]) -> "IdTable":
+        """That of a feature with a vocabulary, by the names of the files."""
+        return cls(assets[feature.vocabulary], int(feature.vocabulary_size), int(feature.oov_buckets))
+
     def __call__(self, values: tf.Tensor) -> tf.Tensor:
-        """Strings of any shape → int32 ids: "" is 0 (padding), what the vocabulary lacks is 1 (unknown)."""
+        """Strings of any shape → int32 ids: "" is 0 (padding), what the vocabulary lacks a bucket or 1 (unknown)."""
         found = tf.cast(self._table.lookup(values), tf.int32) + _FIRST_LINE
+        if self._oov_buckets:
+            hashed = tf.cast(tf.strings.to_hash_bucket_fast(values, self._oov_buckets), tf.int32)
+            found = tf.where(found == UNKNOWN, self._first_bucket + hashed, found)
         return tf.where(tf.equal(values, ""), PADDING, found)
 
 

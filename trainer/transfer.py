@@ -124,7 +124,8 @@ def _moved(
     if name not in strings:
         outcome.weights += 1
         return values
-    moved, matched = match_known_rows(weight.numpy(), values, *strings[name])
+    previous, current = strings[name]
+    moved, matched = match_known_rows(weight.numpy(), values, previous.lines, current.lines)
     outcome.rows[name] = matched, len(moved) - FIRST
     return moved
 

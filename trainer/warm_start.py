@@ -2,12 +2,12 @@
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 import tf_keras
 
@@ -15,8 +15,8 @@ from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.data import Catalogue, load_catalogue
 from trainer.errors import TrainingError
 from trainer.sharded_embedding import ShardedEmbedding, Table, joined
-from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
-from transform.tables import FIRST, RESERVED_LINES, UNKNOWN
+from transform.feature_schema import Vocabulary, clock_features
+from transform.tables import FIRST, PADDING, UNKNOWN
 
 _LOG = logging.getLogger(__name__)
 # As `trainer.model_files.save_model` writes them.
@@ -25,8 +25,8 @@ _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SHARD = re.compile(r"(.*)/shard_(\d+)")
 _ID = "id_embedding"
 
-# Name of a table → the strings of its rows, then and now.
-Strings = dict[str, tuple[Sequence[str], Sequence[str]]]
+# Name of a table → what its rows stand for, then and now.
+Strings = dict[str, tuple[Vocabulary, Vocabulary]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def warm_start(
     moved = {path: _moved(path, weights[path], values[path], strings, previous_step_dir) for path in weights}
     for path, weight in weights.items():
         weight.assign(moved[path])
-    then, now = (set(ids[FIRST:]) for ids in strings[_ID])
+    then, now = (set(ids.words) for ids in strings[_ID])
     own = np.flatnonzero(catalogue.id_rows >= FIRST)
     kept = [row for row in own if catalogue.item_ids[row] in then]
     outcome = WarmStart(np.array(kept, np.int32), added=len(now - then), dropped=len(then - now))
@@ -90,19 +90,23 @@ def warm_start(
     return outcome
 
 
-def match_rows(values: np.ndarray, previous: Sequence[str], current: Sequence[str]) -> np.ndarray:
+def match_rows(values: np.ndarray, previous: Vocabulary, current: Vocabulary) -> np.ndarray:
     """A table with its rows where the new strings want them.
 
     Args:
-        values: [len(previous), …].
-        previous: string of each row; rows 0 and 1 are reserved, 1 for what is unknown.
-        current: string of each row of the result, likewise.
+        values: a row for each id of `previous`.
+        previous: of the table.
+        current: of the result.
 
     Returns:
-        [len(current), …]; strings that are new have the row of what is unknown.
+        A row for each id of `current`. Strings that are new have the row that they had as unknown ones; buckets are
+        the same where there are as many, and have the row of what is unknown where not.
     """
-    place = {string: row for row, string in enumerate(previous)}
-    return values[[place.get(string, UNKNOWN) for string in current]]
+    buckets = np.full(current.oov_buckets, UNKNOWN)
+    if current.oov_buckets == previous.oov_buckets:
+        buckets = FIRST + len(previous.words) + np.arange(current.oov_buckets)
+    words = previous.ids(pa.array(current.words, pa.string()))
+    return values[np.concatenate([[PADDING, UNKNOWN], words, buckets])]
 
 
 def table_strings(
@@ -110,30 +114,29 @@ def table_strings(
 ) -> Strings:
     """Of the table of each feature that both runs have with a vocabulary."""
 
-    def words(directory: Path, features: FeatureSchema) -> dict[str, list[str]]:
+    def words(directory: Path, features: FeatureSchema) -> dict[str, Vocabulary]:
         return {
-            f"{feature.name}_embedding": read_vocabulary(directory / VOCABULARY_FOLDER / feature.vocabulary)
+            f"{feature.name}_embedding": Vocabulary.of(directory, feature)
             for feature in (*features.item, *features.context)
             if feature.vocabulary
         }
 
     then, now = words(previous_transform_dir, previous), words(transform_dir, schema)
-    return {table: (then[table], strings) for table, strings in now.items() if table in then}
+    return {table: (then[table], vocabulary) for table, vocabulary in now.items() if table in then}
 
 
-def _id_strings(catalogue: Catalogue) -> list[str]:
-    """Product id of each row of the id embedding, the reserved lines first."""
-    strings = np.empty(catalogue.schema.id_embedding_size, dtype=object)
-    strings[:FIRST] = RESERVED_LINES
+def _id_strings(catalogue: Catalogue) -> Vocabulary:
+    """Product ids by their row of the id embedding."""
+    strings = np.empty(catalogue.schema.id_embedding_size - FIRST, dtype=object)
     own = catalogue.id_rows >= FIRST
-    strings[catalogue.id_rows[own]] = catalogue.item_ids[own]
-    return list(strings)
+    strings[catalogue.id_rows[own] - FIRST] = catalogue.item_ids[own]
+    return Vocabulary(strings.tolist())
 
 
 def _check_features(schema: FeatureSchema, previous: FeatureSchema) -> None:
     def features(of: FeatureSchema) -> str:
         names = [f"{feature.name} ({Feature.Kind.Name(feature.kind).lower()})" for feature in (*of.item, *of.context)]
-        return ", ".join([*names, "times" if of.has_timestamps else "no times"])
+        return ", ".join([*names, *clock_features(of), "times" if of.has_timestamps else "no times"])
 
     if features(schema) != features(previous):
         raise TrainingError(
@@ -198,10 +201,10 @@ def _check_paths(step_dir: Path, previous: set[str], current: set[str], schema: 
 def _moved(path: str, weight: Table, values: np.ndarray, strings: Strings, step_dir: Path) -> np.ndarray:
     """What a weight becomes."""
     rows = strings.get(_name(path))
-    if rows is not None and len(values) != len(rows[0]):
+    if rows is not None and len(values) != len(rows[0].lines):
         raise TrainingError(
             f"{path.removeprefix('model/')} has {len(values)} rows in {step_dir}, and the transform given for it has "
-            f"strings for {len(rows[0])}. Name the transform of that run."
+            f"strings for {len(rows[0].lines)}. Name the transform of that run."
         )
     moved = values if rows is None else match_rows(values, *rows)
     if moved.shape != tuple(weight.shape):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
-from protos.feature_schema_pb2 import Feature, FeatureSchema
+from protos.feature_schema_pb2 import FeatureSchema
 from transform.arrow_files import (
     SpilledFile,
     joined,
@@ -37,6 +37,7 @@ from transform.catalogue import Catalogue, PartItems, WriteItems, make_catalogue
 from transform.checks import DataError, nearest, reason
 from transform.clock import DAY, HOUR, MINUTE
 from transform.config import TransformConfig
+from transform.content import CONTEXTS, check_features, clock, context_features, item_features
 from transform.content_faults import fault_sentences, picture_limits
 from transform.day_counts import DAYS_FILE, merge_day_counts
 from transform.day_sample import DAY_SAMPLE_FILE, day_shares, with_products
@@ -52,8 +53,6 @@ from transform.sequences import BEFORE_WINDOW, BuildBuckets, SequenceTask, Write
 from transform.sources import Source, has_table, named_by_days, open_source
 from transform.split import find_cuts, shown
 from transform.tables import (
-    BEHAVIOUR,
-    BEHAVIOUR_LENGTH,
     DAYS_FOLDER,
     EVENT_TYPES,
     FIRST,
@@ -62,14 +61,13 @@ from transform.tables import (
     SEARCH,
     SURFACES_FILE,
 )
-from transform.vocabularies import content_columns, merge_counts, price_moments, vocabulary
+from transform.vocabularies import merge_counts
 
 logger = logging.getLogger(__name__)
 
 SAMPLES = "samples"
 STATISTICS_FILE = "statistics.json"
 _SPILL = "tmp"
-_CONTEXTS = ("device", "region")
 # A bucket of so many events takes some hundred megabytes while it is ordered, and some megabytes as sequences. Fewer
 # buckets than the least would leave workers idle.
 _EVENTS_PER_BUCKET = 500_000
@@ -129,6 +127,7 @@ def run_transform(data: Path, output: Path, config: TransformConfig, previous: P
     """
     check_history_types(config.history_types)
     check_session_resets(config.session_resets)
+    check_features(config)
     by_days = named_by_days(data, "events")
     incremental = by_days if config.incremental is None else config.incremental
     events = open_source(data, "events", apart=incremental)
@@ -411,48 +410,12 @@ def _content(
         catalogue_size=len(catalogue) + FIRST,
         id_embedding_size=int(catalogue.id_row.max()) + 1,
         has_timestamps=rules.has_timestamps,
-        item=_item_features(files, places, config),
-        context=_context_features(contexts, places, config),
+        item=item_features(files, Path(places.output), config),
+        context=context_features(contexts, Path(places.output), config),
+        clock=clock(config),
     )
     write_schema(Path(places.output), schema)
     return schema
-
-
-def _item_features(files: dict[str, list[str]], places: _Places, config: TransformConfig) -> list[Feature]:
-    """In the order of `content_columns`; what the catalogue lacks is left out."""
-    counts = merge_counts([read_tables(files["values"])] if "values" in files else [])
-    features = []
-    for column in content_columns(config):
-        if column.kind == Feature.NUMERIC:
-            features += _price_feature(files)
-            continue
-        words = vocabulary(counts, column.name, config.min_value_count, column.vocabulary_size)
-        if words:
-            features.append(_with_vocabulary(column.name, column.kind, column.length, words, places))
-    if config.behaviour_feature:
-        features.append(Feature(name=BEHAVIOUR, kind=Feature.VECTOR, length=BEHAVIOUR_LENGTH))
-    return features
-
-
-def _price_feature(files: dict[str, list[str]]) -> list[Feature]:
-    if "prices" not in files:
-        return []
-    prices = read_tables(files["prices"])["price"].drop_null().to_numpy()
-    if not len(prices):
-        return []
-    mean, stddev = price_moments(prices)
-    return [Feature(name="price", kind=Feature.NUMERIC, length=1, mean=mean, stddev=stddev)]
-
-
-def _context_features(counts: pa.Table, places: _Places, config: TransformConfig) -> list[Feature]:
-    words = {name: vocabulary(counts, name, config.min_value_count) for name in _CONTEXTS}
-    return [_with_vocabulary(name, Feature.CATEGORICAL, 1, words[name], places) for name in _CONTEXTS if words[name]]
-
-
-def _with_vocabulary(name: str, kind: "Feature.Kind", length: int, words: list[str], places: _Places) -> Feature:
-    file = f"{name}.txt"
-    write_vocabulary(Path(places.output) / VOCABULARY_FOLDER / file, words)
-    return Feature(name=name, kind=kind, length=length, vocabulary=file, vocabulary_size=len(words) + FIRST)
 
 
 # --- 4. write
@@ -563,7 +526,7 @@ def _write_statistics(
         "items_in_events": int(catalogue.in_events.sum()),
         "items_only_in_events": int((~catalogue.listed).sum()),
         "id_embedding_rows": schema.id_embedding_size,
-        "context_counts": {name: _context_counts(contexts, name) for name in _CONTEXTS},
+        "context_counts": {name: _context_counts(contexts, name) for name in CONTEXTS},
         "positions": position_statistics(positions),
     }
     write_json(FileSystems.join(places.output, STATISTICS_FILE), statistics, indent=2)

@@ -18,7 +18,7 @@ from transform.config import TransformConfig
 from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file
 from transform.tables import FIRST, ITEMS, UNKNOWN
 from transform.tfrecords import encode_examples, write_tfrecords
-from transform.vocabularies import count_content
+from transform.vocabularies import column_of, content_columns, count_values, crosses, source_columns
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_catalogue(path: str) -> Catalogue:
 
 
 class PartItems(beam.DoFn):
-    """Spilled products → (partition, file): the shards by catalogue row, `values` (counts), `prices`."""
+    """Spilled products → (partition, file): the shards by catalogue row, `values` (counts), `prices`, `crossed`."""
 
     def __init__(self, catalogue_path: str, folder: str, known_before: int | None, config: TransformConfig) -> None:
         """`known_before`, seconds: products known from then on do not enter vocabularies; None = all do."""
@@ -142,9 +142,13 @@ class PartItems(beam.DoFn):
             yield from self._spill.add(f"{number:05d}", items.filter(pa.array(shard == number)))
         if self._known_before is not None:
             items = items.filter(pa.array(self._catalogue.known_from[row - FIRST] < self._known_before))
-        yield from self._spill.add("values", count_content(items, self._config))
+        yield from self._spill.add("values", count_values(items, content_columns(self._config)))
         if "price" in items.column_names:
             yield from self._spill.add("prices", items.select(["price"]))
+        crossed = {column for cross in crosses(self._config) for column in source_columns(cross)}
+        if crossed:
+            # Counted once it is known where the buckets of prices begin.
+            yield from self._spill.add("crossed", pa.table({name: column_of(items, name) for name in sorted(crossed)}))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Writes what is still held."""

@@ -27,13 +27,14 @@ from transform.feature_schema import (
     write_schema,
     write_vocabulary,
 )
-from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file, source_column
+from transform.item_examples import ITEMS_PER_SHARD, ItemContent, ItemKeys, availability, items_file
 from transform.read_report import Report, add_counts
 from transform.read_step import check_report
 from transform.reading import DEAD_LETTERS, ItemRows, read_whole
 from transform.sources import open_source
-from transform.tables import DAYS_FOLDER, FIRST, UNKNOWN
+from transform.tables import DAYS_FOLDER, FIRST, ITEMS, UNKNOWN
 from transform.tfrecords import Column, encode_examples, read_tfrecords, write_tfrecords
+from transform.vocabularies import source_columns
 
 # Column → its name in the records, where that is another.
 _RAW = {"price": "price_raw"}
@@ -157,6 +158,7 @@ class _Merge:
     ) -> None:
         """Without a clock a product's times are of no use, and `now` is not told."""
         self._content = content
+        self._schema = schema
         self._known_now = now if schema.has_timestamps else 0
         self._encoders = {
             feature.name: encoders[feature.name] for feature in schema.item if feature.kind == Feature.VECTOR
@@ -179,6 +181,7 @@ class _Merge:
         """
         places = (named["catalogue_row"].to_numpy() - first).tolist()
         old = [Example.FromString(records[place]) if place < len(records) else Example() for place in places]
+        named = self._with_crossed(named, old)
         keys = self._keys(named, old)
         columns = keys.columns() | self._kept(self._content.columns(named), named, old)
         columns |= self._vectors(columns, old)
@@ -215,10 +218,21 @@ class _Merge:
             availability(named) if given_available else _integers(old, "available", 1),
         )
 
+    def _with_crossed(self, named: pa.Table, old: Sequence[Example]) -> pa.Table:
+        """With the columns of crosses that the table lacks, as they were: what they are crossed with may change."""
+        crossed = {column for feature in self._schema.item if feature.crossed for column in source_columns(feature)}
+        for column in sorted(crossed - set(named.column_names)):
+            kind = "float_list" if column == "price" else "bytes_list"
+            lists = [_values(example, _RAW.get(column, column), kind) for example in old]
+            kept = pa.array([values[0] if values else None for values in lists], ITEMS.field(column).type)
+            named = named.append_column(column, kept)
+        return named
+
     def _kept(self, columns: dict[str, Column], named: pa.Table, old: Sequence[Example]) -> dict[str, Column]:
         """Features of columns that the table lacks are as they were."""
+        given = set(named.column_names)
         return {
-            name: column if source_column(name) in named.column_names else _column(old, name, column)
+            name: column if given.issuperset(self._content.sources(name)) else _column(old, name, column)
             for name, column in columns.items()
         }
 
@@ -248,12 +262,14 @@ class _Merge:
 
     def _count_content(self, columns: dict[str, Column]) -> None:
         faults = {name: _absent(columns[_RAW.get(column, column)]) for name, column in LACKS.items()}
-        if "category_ids" in columns:
-            faults["unknown_category"] = int((_counts(columns["category_ids"], UNKNOWN) > 0).sum())
-        if "title_ids" in columns:
+        features = {feature.name: feature for feature in self._schema.item}
+        if "category" in features:
+            unknown = _unknown(columns["category_ids"], features["category"])
+            faults["unknown_category"] = int((unknown > 0).sum())
+        if "title" in features:
             words = columns["title_ids"]
             lengths = np.diff(words.offsets)
-            faults["unknown_words"] = int(((lengths > 0) & (_counts(words, UNKNOWN) == lengths)).sum())
+            faults["unknown_words"] = int(((lengths > 0) & (_unknown(words, features["title"]) == lengths)).sum())
         self._refreshed.faults = add_counts(self._refreshed.faults, faults)
 
 
@@ -279,9 +295,10 @@ def _column(examples: Sequence[Example], name: str, like: Column) -> Column:
     return Column(flat if isinstance(kept, list) else np.array(flat, kept.dtype), offsets)
 
 
-def _counts(column: Column, value: int) -> np.ndarray:
-    """How often each product has an id, int64 [N]."""
-    found = np.concatenate([[0], np.cumsum(np.asarray(column.values) == value)])
+def _unknown(column: Column, feature: Feature) -> np.ndarray:
+    """How many of each product's values are outside of the vocabulary, int64 [N]."""
+    ids = np.asarray(column.values)
+    found = np.concatenate([[0], np.cumsum((ids == UNKNOWN) | (ids >= feature.vocabulary_size))])
     return found[column.offsets[1:]] - found[column.offsets[:-1]]
 
 

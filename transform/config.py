@@ -15,6 +15,8 @@ Limit = Annotated[float, Field(ge=0)]
 # What a product's content is made of; "image" stands for the vectors of its picture.
 Content = Literal["category", "brand", "attributes", "price", "title", "description", "image"]
 
+Context = Literal["device", "region", "hour", "weekday"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class SplitConfig:
@@ -86,15 +88,27 @@ class TransformConfig:
     content_features: tuple[Content, ...] = get_args(Content)
     # Whether what shoppers did with a product in the training span is one as well.
     behaviour_feature: bool = False
-    title_vocabulary_size: Positive = 20_000
+    # What models read of a request: columns of the events, and hour and weekday (UTC) of its time.
+    context_features: tuple[Context, ...] = ("device", "region", "hour")
+    # Words of a title and of a description that are read; each has a vocabulary of its own.
     title_length: Positive = 16
-    # Words of a description that are read, and how many words there are to read; apart from those of the title.
-    description_vocabulary_size: Positive = 20_000
     description_length: Positive = 32
     category_depth: Positive = 4
     attributes_length: Positive = 8
-    # Values seen less often in the catalogue share the out-of-vocabulary id.
+    # Prices become one more feature, price_bucket: so many parts of about as many products each, fewer where many have
+    # the same price; 0 = none.
+    price_buckets: Count = 0
+    # Features of products that are read together, as one more feature each: [[brand, category], [category,
+    # price_bucket]] makes brand_x_category and category_x_price_bucket. A category is its whole path.
+    crosses: tuple[tuple[str, ...], ...] = ()
+    # Values seen less often, in the catalogue or among the requests of the training span, are out of vocabulary.
     min_value_count: Positive = 2
+    # Of a feature, the most frequent values that get ids of their own: {brand: 5000, region: 200}. Without an entry
+    # 20,000 words of titles and of descriptions, of other features all that are frequent enough.
+    max_values: dict[str, Positive] = field(default_factory=dict)
+    # Of a feature, the ids that its values out of vocabulary share by a stable hash: {brand: 32}. Without an entry, or
+    # with 0, all of them have the one unknown id.
+    oov_buckets: dict[str, Count] = field(default_factory=dict)
     # Pictures above either are left out: bytes, and pixels of the longer side.
     max_image_bytes: Positive = 4 * 2**20
     max_image_side: Positive = 4_096

@@ -1,20 +1,26 @@
 """The feature schema, its vocabularies and the tokeniser: what the transform, the models and the export agree on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import farmhash
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf import text_format
 
-from protos.feature_schema_pb2 import FeatureSchema
+from protos.feature_schema_pb2 import Feature, FeatureSchema
 from transform.checks import DataError
-from transform.tables import RESERVED_LINES
+from transform.tables import FIRST, PADDING, RESERVED_LINES, UNKNOWN
 
 SCHEMA_FILE = "feature_schema.pbtxt"
 VOCABULARY_FOLDER = "vocabularies"
 # Line number = catalogue row.
 ITEM_IDS_FILE = "item_ids.txt"
+
+# What models can read of a request's time, in their order; and what they read where the schema says nothing of it.
+CLOCK_FEATURES = ("hour", "weekday")
+DEFAULT_CLOCK = ("hour",)
 
 # A text becomes tokens by: each rewrite in order, lower case, everything that TOKEN_PATTERN matches to a space,
 # split at spaces. The same four steps in a TensorFlow graph are tf.strings.regex_replace(…, old, new),
@@ -69,6 +75,61 @@ def read_vocabulary(path: Path) -> list[str]:
             "Run `tandem transform` again."
         )
     return lines
+
+
+class Vocabulary:
+    """Values and their ids: after the reserved ones those of its words, then the buckets that all others share.
+
+    Attributes:
+        words: values with an id of their own, by id from FIRST.
+        oov_buckets: ids that others share; 0 = they have the id 1.
+    """
+
+    def __init__(self, words: Sequence[str], oov_buckets: int = 0) -> None:
+        self.words = words
+        self.oov_buckets = oov_buckets
+        self._values = pa.array(words, pa.string())
+
+    @classmethod
+    def of(cls, directory: Path, feature: Feature) -> "Vocabulary":
+        """That of a feature of the schema in `directory`."""
+        words = read_vocabulary(directory / VOCABULARY_FOLDER / feature.vocabulary)[FIRST:]
+        return cls(words, feature.oov_buckets)
+
+    @property
+    def lines(self) -> list[str]:
+        """What each id stands for; no value is like the lines of the reserved ids and of the buckets."""
+        buckets = (f"\x01{number}/{self.oov_buckets}" for number in range(self.oov_buckets))
+        return [*RESERVED_LINES, *self.words, *buckets]
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """int64 [values]: 0 where null or empty.
+
+        A value outside of the vocabulary has the bucket farmhash's Fingerprint64 of its UTF-8 modulo their number, as
+        TensorFlow's `to_hash_bucket_fast` has it in a graph. Raises ValueError on a zero byte, which no checked value
+        contains.
+        """
+        absent = pc.fill_null(pc.equal(values, ""), True).to_numpy(zero_copy_only=False)
+        places = pc.fill_null(pc.index_in(values, value_set=self._values), UNKNOWN - FIRST)
+        found = np.where(absent, PADDING, places.to_numpy().astype(np.int64) + FIRST)
+        unknown = found == UNKNOWN
+        if self.oov_buckets and unknown.any():
+            encoded = values.filter(pa.array(unknown)).dictionary_encode()
+            hashes = [farmhash.fingerprint64(value) % self.oov_buckets for value in encoded.dictionary.to_pylist()]
+            found[unknown] = FIRST + len(self.words) + np.array(hashes, np.int64)[encoded.indices.to_numpy()]
+        return found
+
+
+def clock_features(schema: FeatureSchema) -> tuple[str, ...]:
+    """Of CLOCK_FEATURES, what models read of a request's time; nothing where events have no clock."""
+    if not schema.has_timestamps:
+        return ()
+    return tuple(schema.clock.features) if schema.HasField("clock") else DEFAULT_CLOCK
+
+
+def id_count(feature: Feature) -> int:
+    """Ids of a feature with a vocabulary: the reserved ones, those of its values, its buckets."""
+    return int(feature.vocabulary_size) + int(feature.oov_buckets)
 
 
 def tokenize(texts: pa.Array) -> pa.ListArray:

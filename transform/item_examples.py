@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from protos.feature_schema_pb2 import Feature, FeatureSchema
-from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
-from transform.tables import FIRST, ITEMS
+from transform.feature_schema import Vocabulary
 from transform.tfrecords import Column, optional, single
-from transform.vocabularies import content_ids, feature_values, normalised_price
+from transform.vocabularies import column_of, content_ids, feature_values, normalised_price, source_columns
 
 # Products in one file; with pictures of a few kilobytes about a hundred megabytes.
 ITEMS_PER_SHARD = 20_000
@@ -53,12 +52,10 @@ class ItemContent:
         schema: lengths and moments of the features.
         """
         self._schema = schema
-        folder = directory / VOCABULARY_FOLDER
-        self._words = {
-            feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
-            for feature in schema.item
-            if feature.vocabulary
+        self._vocabularies = {
+            feature.name: Vocabulary.of(directory, feature) for feature in schema.item if feature.vocabulary
         }
+        self._sources = {f"{feature.name}_ids": source_columns(feature) for feature in schema.item}
 
     def columns(self, items: pa.Table) -> dict[str, Column]:
         """Raw values by the name of their column, `price_raw` and, of the schema's features, `<name>_ids` or `price`.
@@ -66,7 +63,7 @@ class ItemContent:
         Columns that `items` (canonical, one chunk each) lacks count as null.
         """
         columns = {name: _raw_bytes(items, name) for name in ("title", "description", "category", "brand", "image")}
-        prices = _values(items, "price").to_numpy(zero_copy_only=False).astype(np.float32)
+        prices = column_of(items, "price").to_numpy(zero_copy_only=False).astype(np.float32)
         present = ~np.isnan(prices)
         offsets = np.concatenate([[0], np.cumsum(present)])
         columns["price_raw"] = Column(prices[present], offsets)
@@ -77,9 +74,13 @@ class ItemContent:
             if feature.kind == Feature.NUMERIC:
                 columns[feature.name] = Column(normalised_price(prices[present], feature.mean, feature.stddev), offsets)
             else:
-                lists = feature_values(feature.name, _values(items, feature.name), feature.length)
-                columns[f"{feature.name}_ids"] = content_ids(lists, self._words[feature.name], feature.length)
+                known = self._vocabularies[feature.name]
+                columns[f"{feature.name}_ids"] = content_ids(feature_values(feature, items), known, feature.length)
         return columns
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """The canonical columns that a feature of `columns` is made from."""
+        return self._sources.get(name, (name.removesuffix("_raw"),))
 
 
 def availability(items: pa.Table) -> np.ndarray:
@@ -92,17 +93,6 @@ def availability(items: pa.Table) -> np.ndarray:
 def items_file(shard: int, shards: int) -> str:
     """Name of a TFRecord file: it holds the rows of its range, in order."""
     return f"items-{shard:05d}-of-{shards:05d}.tfrecord"
-
-
-def source_column(feature: str) -> str:
-    """The canonical column that a feature of `ItemContent.columns` is made from."""
-    return feature.removesuffix("_ids").removesuffix("_raw")
-
-
-def _values(items: pa.Table, column: str) -> pa.Array:
-    if column not in items.column_names:
-        return pa.nulls(items.num_rows, ITEMS.field(column).type)
-    return items[column].combine_chunks()
 
 
 def _raw_bytes(items: pa.Table, column: str) -> Column:

@@ -15,12 +15,11 @@ from transform.arrow_files import SpilledFile, read_table, write_table
 from transform.catalogue import Catalogue, read_catalogue
 from transform.clock import hour_of_day, weekday
 from transform.event_cap import NewestEvents
-from transform.feature_schema import VOCABULARY_FOLDER, read_vocabulary
+from transform.feature_schema import Vocabulary
 from transform.fingerprints import fingerprint, share
 from transform.interactions import SPANS, TEST, TRAIN, Bucket, Rules, build_bucket
-from transform.tables import CATEGORY_SEPARATOR, EVENT_TYPES, FIRST
+from transform.tables import CATEGORY_SEPARATOR, EVENT_TYPES, FIRST, PADDING
 from transform.tfrecords import Column, encode_examples, optional, single, write_tfrecords
-from transform.vocabularies import value_ids
 
 # Events that the window of days leaves out, by count.
 BEFORE_WINDOW = "before_window"
@@ -108,12 +107,11 @@ class WriteSequences(beam.DoFn):
     def setup(self) -> None:
         """Once for each worker."""
         self._catalogue = read_catalogue(self._task.catalogue_path)
-        folder = Path(self._task.output) / VOCABULARY_FOLDER
         self._contexts = {
-            feature.name: pa.array(read_vocabulary(folder / feature.vocabulary)[FIRST:], pa.string())
+            feature.name: Vocabulary.of(Path(self._task.output), feature)
             for feature in FeatureSchema.FromString(self._schema_bytes).context
         }
-        self._surfaces = pa.array(self._task.surfaces, pa.string())
+        self._surfaces = Vocabulary(self._task.surfaces)
 
     def process(self, bucket: int) -> Iterator[str]:
         """Writes one bucket; a bucket without shoppers is a file without records."""
@@ -154,15 +152,15 @@ def rows_of(table: pa.Table, catalogue: Catalogue) -> np.ndarray:
 
 
 def sequence_columns(
-    table: pa.Table, rows: np.ndarray, contexts: dict[str, pa.Array], surfaces: pa.Array
+    table: pa.Table, rows: np.ndarray, contexts: dict[str, Vocabulary], surfaces: Vocabulary
 ) -> dict[str, Column]:
     """The features of the sequences TFRecords, one Example for each shopper in `table`.
 
     Args:
         table: interactions as transform/interactions.py makes them, a shopper's together and in time order.
         rows: catalogue row of each interaction.
-        contexts: vocabulary (without the reserved lines) of each context feature that the models use.
-        surfaces: vocabulary (without the reserved lines) of the surfaces.
+        contexts: vocabulary of each context feature that the models use.
+        surfaces: vocabulary of the surfaces.
     """
     user = table["user_id"].combine_chunks()
     codes = user.indices.to_numpy()
@@ -190,7 +188,7 @@ def sequence_columns(
     return columns | _way_in_columns(table, offsets, surfaces)
 
 
-def _way_in_columns(table: pa.Table, offsets: np.ndarray, surfaces: pa.Array) -> dict[str, Column]:
+def _way_in_columns(table: pa.Table, offsets: np.ndarray, surfaces: Vocabulary) -> dict[str, Column]:
     """Where the shopper met each product: features that a shop without such columns does not get at all.
 
     positions (1 = first, 0 = not from a list), surfaces (ids, 0 = absent) and propensities (NaN = absent; left out
@@ -217,9 +215,10 @@ _SEQUENCE_FEATURES = {
 }
 
 
-def _coded_ids(encoded: pa.DictionaryArray, words: pa.Array) -> np.ndarray:
+def _coded_ids(encoded: pa.DictionaryArray, vocabulary: Vocabulary) -> np.ndarray:
     """Vocabulary ids int64 [rows] of a dictionary-encoded column; 0 where null."""
-    return value_ids(encoded.dictionary.take(encoded.indices), words)
+    ids = np.append(vocabulary.ids(encoded.dictionary), PADDING)
+    return ids[pc.fill_null(encoded.indices, len(ids) - 1).to_numpy()]
 
 
 def sample_columns(table: pa.Table, rows: np.ndarray, catalogue: Catalogue, has_timestamps: bool) -> dict[str, Column]:

@@ -46,6 +46,10 @@ EVENT_TYPES: dict[str, int] = {
 TYPE_NAMES = {number: name for name, number in EVENT_TYPES.items()}
 
 CATEGORY_SEPARATOR = " > "
+# The feature that prices in buckets make.
+PRICE_BUCKET = "price_bucket"
+# Between the values of a cross: a control character, which no checked value contains.
+CROSS_SEPARATOR = "\x1f"
 
 
 def category_levels(path: str) -> list[str]:

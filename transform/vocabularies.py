@@ -1,7 +1,6 @@
 """Content of products as lists of values, the vocabularies made of them, and their ids."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +8,8 @@ import pyarrow.compute as pc
 
 from protos.feature_schema_pb2 import Feature
 from transform.config import TransformConfig
-from transform.feature_schema import tokenize
-from transform.tables import FIRST, PADDING, UNKNOWN, category_levels
+from transform.feature_schema import Vocabulary, tokenize
+from transform.tables import CROSS_SEPARATOR, ITEMS, PRICE_BUCKET, category_levels
 from transform.tfrecords import Column
 
 # One row for each value of a feature: the form in which counts travel.
@@ -54,45 +53,97 @@ _VALUES: dict[str, Callable[[pa.Array, int], pa.ListArray]] = {
     "title": _tokens,
     "description": _tokens,
 }
+# Features of products that have a vocabulary.
+COUNTED = tuple(_VALUES)
+# What can be crossed.
+CROSSED = ("brand", "category", PRICE_BUCKET)
 
 
-def feature_values(feature: str, column: pa.Array, length: int) -> pa.ListArray:
-    """Values of a feature of `length`, of each product: list<string> [products]; perhaps more than are read."""
-    return _VALUES[feature](column, length)
+def column_of(items: pa.Table, name: str) -> pa.Array:
+    """A canonical column; null where `items` lacks it."""
+    if name not in items.column_names:
+        return pa.nulls(items.num_rows, ITEMS.field(name).type)
+    return items[name].combine_chunks()
 
 
-@dataclass(frozen=True)
-class ContentColumn:
-    """A column of the items table that can become a feature."""
-
-    name: str
-    kind: "Feature.Kind"
-    length: int  # values that are read
-    vocabulary_size: int | None = None  # values at most; None = all that are frequent enough
+def source_columns(feature: Feature) -> tuple[str, ...]:
+    """The canonical columns that a feature of products is made from."""
+    return tuple("price" if name == PRICE_BUCKET else name for name in feature.crossed or (feature.name,))
 
 
-def content_columns(config: TransformConfig) -> list[ContentColumn]:
-    """Those that the configuration lets in, in the order of the schema."""
+def feature_values(feature: Feature, items: pa.Table) -> pa.ListArray:
+    """Values of a feature with a vocabulary, of each product: list<string> [products]; perhaps more than are read."""
+    if feature.crossed:
+        parts = [_part(name, feature, items) for name in feature.crossed]
+        return _single(pc.binary_join_element_wise(*parts, CROSS_SEPARATOR), 1)
+    if feature.name == PRICE_BUCKET:
+        return _single(price_buckets(column_of(items, "price"), feature.boundaries), 1)
+    return _VALUES[feature.name](column_of(items, feature.name), feature.length)
+
+
+def _part(name: str, cross: Feature, items: pa.Table) -> pa.Array:
+    """One of a cross's values, string [products], null where absent."""
+    if name == PRICE_BUCKET:
+        return price_buckets(column_of(items, "price"), cross.boundaries)
+    values = column_of(items, name)
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+
+
+def price_buckets(prices: pa.Array, boundaries: Sequence[float]) -> pa.Array:
+    """Number of each price's bucket as a string [products], null where there is no price; compared as float32."""
+    numbers = prices.to_numpy(zero_copy_only=False).astype(np.float32)
+    places = np.searchsorted(np.array(boundaries, np.float32), numbers, side="right")
+    return pa.array(bucket_names(boundaries)).take(pa.array(places, mask=np.isnan(numbers)))
+
+
+def bucket_names(boundaries: Sequence[float]) -> list[str]:
+    """Values of the buckets between boundaries, the lowest first."""
+    return [str(number) for number in range(len(boundaries) + 1)]
+
+
+def price_boundaries(prices: np.ndarray, buckets: int) -> list[float]:
+    """Prices at which buckets of about as many products each begin, the first left out; no bucket is empty.
+
+    Quantiles that are equal are one boundary: where many products have the same price there are fewer buckets.
+
+    Args:
+        prices: float32 [products], at least one.
+        buckets: at most.
+    """
+    ordered = np.sort(prices)
+    quantiles = np.unique(ordered[np.arange(1, buckets) * len(ordered) // buckets])
+    boundaries: list[float] = quantiles[quantiles > ordered[0]].tolist()
+    return boundaries
+
+
+def content_columns(config: TransformConfig) -> list[Feature]:
+    """Columns of the items table that the configuration lets in, as features that nothing has been fitted of."""
     columns = [
-        ContentColumn("category", Feature.CATEGORICAL, config.category_depth),
-        ContentColumn("brand", Feature.CATEGORICAL, 1),
-        ContentColumn("attributes", Feature.CATEGORICAL, config.attributes_length),
-        ContentColumn("price", Feature.NUMERIC, 1),
-        ContentColumn("title", Feature.TEXT, config.title_length, config.title_vocabulary_size),
-        ContentColumn("description", Feature.TEXT, config.description_length, config.description_vocabulary_size),
+        Feature(name="category", kind=Feature.CATEGORICAL, length=config.category_depth),
+        Feature(name="brand", kind=Feature.CATEGORICAL, length=1),
+        Feature(name="attributes", kind=Feature.CATEGORICAL, length=config.attributes_length),
+        Feature(name="price", kind=Feature.NUMERIC, length=1),
+        Feature(name="title", kind=Feature.TEXT, length=config.title_length),
+        Feature(name="description", kind=Feature.TEXT, length=config.description_length),
     ]
     return [column for column in columns if column.name in config.content_features]
 
 
-def count_content(items: pa.Table, config: TransformConfig) -> pa.Table:
-    """How often each value occurs in `items` (canonical columns): COUNT_SCHEMA."""
+def crosses(config: TransformConfig) -> list[Feature]:
+    """The crosses that the configuration asks for, as features that nothing has been fitted of."""
+    return [
+        Feature(name="_x_".join(parts), kind=Feature.CATEGORICAL, length=1, crossed=parts) for parts in config.crosses
+    ]
+
+
+def count_values(items: pa.Table, features: Iterable[Feature]) -> pa.Table:
+    """How often each value of features occurs in `items` (canonical columns): COUNT_SCHEMA."""
     parts = [COUNT_SCHEMA.empty_table()]
-    for column in content_columns(config):
-        if column.name in _VALUES and column.name in items.column_names:
-            lists = feature_values(column.name, items.column(column.name).combine_chunks(), column.length)
-            values, counts = pc.value_counts(lists.flatten()).flatten()
-            features = pa.array([column.name] * len(values), pa.string())
-            parts.append(pa.table([features, values, counts], schema=COUNT_SCHEMA))
+    for feature in features:
+        if feature.kind != Feature.NUMERIC:
+            values, counts = pc.value_counts(feature_values(feature, items).flatten()).flatten()
+            names = pa.array([feature.name] * len(values), pa.string())
+            parts.append(pa.table([names, values, counts], schema=COUNT_SCHEMA))
     return pa.concat_tables(parts)
 
 
@@ -106,25 +157,19 @@ def merge_counts(tables: list[pa.Table]) -> pa.Table:
 def vocabulary(counts: pa.Table, feature: str, min_count: int, size: int | None = None) -> list[str]:
     """Values of `feature` seen at least `min_count` times, the most frequent first, ties by bytes; at most `size`."""
     chosen = counts.filter(pc.equal(counts["feature"], feature)).select(["value", "count"])
+    # A path that begins with a separator has an empty first level.
+    chosen = chosen.filter(pc.not_equal(chosen["value"], ""))
     chosen = chosen.filter(pc.greater_equal(chosen["count"], max(min_count, 1)))
     order = pc.sort_indices(chosen, sort_keys=[("count", "descending"), ("value", "ascending")])
     values: list[str] = chosen["value"].take(order).to_pylist()
     return values if size is None else values[:size]
 
 
-def value_ids(values: pa.Array, words: pa.Array) -> np.ndarray:
-    """Ids int64 [values] in the vocabulary `words` (without the reserved lines): 0 where null, 1 where unknown."""
-    found = pc.fill_null(pc.index_in(values, value_set=words), UNKNOWN - FIRST).to_numpy().astype(np.int64) + FIRST
-    if values.null_count:
-        found[pc.is_null(values).to_numpy(zero_copy_only=False)] = PADDING
-    return found
-
-
-def content_ids(lists: pa.ListArray, words: pa.Array, length: int) -> Column:
+def content_ids(lists: pa.ListArray, known: Vocabulary, length: int) -> Column:
     """Ids of the first `length` values of each list, as int64 lists."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    ids = value_ids(lists.flatten(), words)
+    ids = known.ids(lists.flatten())
     place = np.arange(len(ids)) - np.repeat(starts, lengths)
     return Column(ids[place < length], np.concatenate([[0], np.cumsum(np.minimum(lengths, length))]))
 

@@ -18,7 +18,7 @@ from pipeline.cli import main
 from pipeline.config import Config, load_config
 from pipeline.publish import exported_models, publish
 from pipeline.refresh import refresh
-from pipeline.runner import Place, StepError, run_steps
+from pipeline.runner import RECORD, Place, StepError, run_steps, step_directory
 from protos.feature_schema_pb2 import FeatureSchema
 from tests.transform.small_tables import START, write
 from trainer.config import ExportConfig
@@ -112,6 +112,16 @@ def served(run: Path, version: int) -> set[str]:
     models = exported_models(run / "steps" / "export")
     (known,) = {(run / "export" / model / str(version) / "saved_model.pb").read_text() for model in models}
     return set(known.split())
+
+
+def test_a_run_of_an_earlier_version_is_refreshed(run: Path, tmp_path: Path, exporter: Exporter) -> None:
+    """What could be set then and cannot now is no obstacle, and what could not be set is as shipped."""
+    record = step_directory(run, "transform") / RECORD
+    known = json.loads(record.read_text())
+    known["config"]["transform"]["title_vocabulary_size"] = 20_000
+    del known["config"]["transform"]["max_values"]
+    record.write_text(json.dumps(known))
+    assert refresh(new(tmp_path, {"item_id": "z"}), run)["new"] == 1
 
 
 def test_new_products_are_published_in_both_models(run: Path, tmp_path: Path, exporter: Exporter) -> None:

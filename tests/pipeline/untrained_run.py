@@ -53,7 +53,7 @@ def make_run(folder: Path, products: int, shoppers: int, config: Config = SMALL)
         for day in range(10)
     ]
     write(data, "events", events)
-    steps = [replace(step, run=_STAND_INS.get(step.name, step.run)) for step in STEPS]
+    steps = [replace(step, run=STAND_INS.get(step.name, step.run)) for step in STEPS]
     run_steps(steps, config, data, run)
     publish(run)
     return run
@@ -80,7 +80,7 @@ def _nothing(config: Config, place: Place) -> None:
     del config, place
 
 
-_STAND_INS: dict[str, Callable[[Config, Place], None]] = {
+STAND_INS: dict[str, Callable[[Config, Place], None]] = {
     "validate": _nothing,
     "train-retrieval": _untrained("retrieval", RetrievalModel),
     "train-ranker": _untrained("ranker", Ranker),

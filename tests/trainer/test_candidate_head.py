@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Clock
 from tests.trainer.worlds import checkerboard_catalogue
 from trainer.candidate_features import Candidates, ProductFacts, product_facts
 from trainer.candidate_head import CandidateHead, load_head, save_head
@@ -122,6 +123,15 @@ def test_a_catalogue_without_context_has_no_context_part() -> None:
     bare.prices[:] = np.nan
     head = CandidateHead(bare, HeadConfig())
     assert head.parts == ("retrieval", "history", "attention", "popularity", "shopper")
+
+
+def test_the_context_has_what_the_schema_says_of_the_time() -> None:
+    shop = checkerboard_catalogue()
+    shop.schema.clock.CopyFrom(Clock(features=["weekday"]))
+    head = CandidateHead(shop, HeadConfig(parts=("history", "context")))
+    assert head.context_sizes == {"device": 4, "region": 4, "weekday": 8}
+    # NOW is a Monday, and the second request has no time.
+    assert head.features(make_candidates())["weekday"].numpy().tolist() == [1, 0]
 
 
 _ASK = """

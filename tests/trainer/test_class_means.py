@@ -16,10 +16,18 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(means[:, 0], [32 / 7, 32 / 7, 4, 3, 4, 32 / 7], rtol=1e-6)
 
 
+def test_buckets_are_unknown_categories() -> None:
+    bucketed = np.where(PATHS == 4, 6, PATHS)
+    means = class_means(bucketed, VECTORS, 6)
+    np.testing.assert_allclose(means[:4, 0], [32 / 7, 32 / 7, 4, 3], rtol=1e-6)
+    assert len(means) == 6
+    assert leaf_categories(tf.constant([[2, 7], [7, 0], [0, 0]]), 6).numpy().tolist() == [2, 1, 0]
+
+
 def test_no_vector_at_all_has_means_of_zero() -> None:
     np.testing.assert_array_equal(class_means(PATHS, np.full((8, 2), np.nan, np.float32), 6), np.zeros((6, 2)))
 
 
 def test_the_leaf_is_the_deepest_level_that_is_known() -> None:
     paths = tf.constant([[2, 3, 0], [2, 1, 0], [1, 0, 0], [0, 0, 0], [2, 1, 1]])
-    assert leaf_categories(paths).numpy().tolist() == [3, 2, 1, 0, 2]
+    assert leaf_categories(paths, 6).numpy().tolist() == [3, 2, 1, 0, 2]

@@ -20,7 +20,7 @@ from trainer.content_training import (
 )
 from trainer.data import Words
 from trainer.errors import TrainingError
-from transform.tables import RESERVED_LINES
+from transform.feature_schema import Vocabulary
 
 SIDE, COUNT = 16, 64
 CONFIG = ContentConfig(
@@ -47,7 +47,7 @@ def pictures() -> np.ndarray:
 
 def words() -> Words:
     titles = np.array(["" if number % 8 == 0 else ("low", "high")[number % 2] for number in range(COUNT)], dtype=object)
-    return Words.of(titles, [*RESERVED_LINES, "high", "low"], 3)
+    return Words.of(titles, Vocabulary(["high", "low"]), 3)
 
 
 def examples(categories: bool = True, titles: bool = True) -> ContentExamples:

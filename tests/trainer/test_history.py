@@ -12,7 +12,9 @@ from trainer.history import (
     hour_buckets,
     times_after,
     times_before,
+    weekday_buckets,
 )
+from transform.clock import hour_of_day, weekday
 
 START = 1_700_000_000
 
@@ -98,3 +100,14 @@ def test_too_long_a_history_is_refused() -> None:
     layer = HistoryEmbedding(4, 2, has_timestamps=False, positions=True)
     with pytest.raises(ValueError, match="histories are 3 long, the model was made for history_length = 2"):
         layer(tf.ones([1, 3, 4]), make_history([5, 6, 7], [0, 0, 0]))
+
+
+def test_weekdays_are_those_of_the_transform() -> None:
+    # 1 January 2024 was a Monday, 00:00 UTC.
+    monday = 1_704_067_200
+    seconds = monday + np.arange(-1, 8 * 86_400, 43_200)
+    found = weekday_buckets(tf.constant(seconds, tf.int64)).numpy()
+    assert found[:4].tolist() == [7, 1, 1, 2]
+    np.testing.assert_array_equal(found, 1 + weekday(seconds))
+    np.testing.assert_array_equal(hour_buckets(tf.constant(seconds, tf.int64)), 1 + hour_of_day(seconds))
+    assert weekday_buckets(tf.constant([0, 1], tf.int64)).numpy().tolist() == [0, 4]

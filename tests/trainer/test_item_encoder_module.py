@@ -25,7 +25,7 @@ from trainer.item_encoder_module import ItemEncoderModule, category_prefixes, no
 from trainer.retrieval import RetrievalModel
 from trainer.string_tables import write_asset
 from transform import vocabularies
-from transform.feature_schema import TEXT_CHARACTERS, tokenize, write_vocabulary
+from transform.feature_schema import TEXT_CHARACTERS, Vocabulary, tokenize, write_vocabulary
 
 DIM, LENGTH = 8, 5
 WORDS = {
@@ -92,7 +92,7 @@ def read_by_the_transform(encoders: dict[str, ContentEncoder]) -> dict[str, np.n
     """Features of all rows, as the transform's own functions and the batch encoder make them."""
 
     def ids(name: str, lists: pa.ListArray, length: int) -> np.ndarray:
-        column = vocabularies.content_ids(lists, pa.array(WORDS[name]), length)
+        column = vocabularies.content_ids(lists, Vocabulary(WORDS[name]), length)
         dense = np.zeros([5, length], np.int32)
         for place in range(3):
             own = column.values[column.offsets[place] : column.offsets[place + 1]]
@@ -132,7 +132,7 @@ def catalogue(encoders: dict[str, ContentEncoder]) -> Catalogue:
         prices=np.full(5, np.nan, np.float32),
         images=[b"", b"", *IMAGES],
         words={
-            name: Words.of(texts, ("", "\x01", *WORDS[name]), LENGTH)
+            name: Words.of(texts, Vocabulary(WORDS[name]), LENGTH)
             for name, texts in (("title", titles), ("description", descriptions))
         },
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from protos.feature_schema_pb2 import Clock
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences
 from trainer.baselines import RecentPopularity
 from trainer.config import EvaluationConfig
@@ -42,8 +43,9 @@ def with_newcomers(users_per_group: int = 120) -> Sequences:
     )
 
 
-def chosen(sequences: Sequences) -> tuple[NewcomerPrior, dict]:
+def chosen(sequences: Sequences, clock: tuple[str, ...] = ("hour",)) -> tuple[NewcomerPrior, dict]:
     catalogue = checkerboard_catalogue()
+    catalogue.schema.clock.CopyFrom(Clock(features=clock))
     popularity = RecentPopularity.fit(sequences, catalogue, SPLIT, CONFIG, None)
     return choose_newcomer_prior(sequences, catalogue, SPLIT, CONFIG, popularity)
 
@@ -90,6 +92,17 @@ def test_segments_that_change_nothing_are_not_told_apart() -> None:
     prior, report = chosen(shuffled)
     assert REGION not in report["chosen"]["by"]
     assert not prior.factors or report["best"]["gain"] > 0
+
+
+def test_the_hour_is_told_apart_only_where_models_may_read_it() -> None:
+    sequences = with_newcomers()
+    evening = np.where(sequences.regions == 3, 12 * 3_600, 0)
+    sequences = replace(
+        sequences, timestamps=sequences.timestamps + evening, regions=np.zeros(len(sequences.rows), np.int32)
+    )
+    assert chosen(sequences)[1]["chosen"]["by"] == [HOUR]
+    prior, report = chosen(sequences, clock=("weekday",))
+    assert (prior.factors, report["reason"]) == ((), "requests tell neither device nor region nor time")
 
 
 def test_too_few_new_visitors_leave_the_overall_prior() -> None:

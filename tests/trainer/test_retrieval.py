@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from protos.feature_schema_pb2 import Clock
 from tests.trainer.test_ranker import make_batch
 from tests.trainer.worlds import START, checkerboard_catalogue
 from trainer.config import RetrievalConfig
@@ -57,6 +58,20 @@ def test_query_depends_on_history_and_context(model: RetrievalModel) -> None:
         make_query([5, 7, 9], timestamp=START + 3_600),
     ):
         assert not np.allclose(model.query_embeddings(other), base)
+
+
+@pytest.mark.parametrize("read", [(), ("hour",), ("weekday",), ("hour", "weekday")])
+def test_query_reads_of_the_time_what_the_schema_says(read: tuple[str, ...]) -> None:
+    shop = checkerboard_catalogue()
+    shop.schema.clock.CopyFrom(Clock(features=read))
+    model = RetrievalModel(shop, CONFIG)
+    silent = {"history_timestamps": tf.zeros([1, 8], tf.int64)}
+    base, later, next_day = (
+        model.query_embeddings(make_query([5, 7, 9], timestamp=START + seconds) | silent).numpy()
+        for seconds in (0, 3_600, 86_400)
+    )
+    assert np.allclose(base, later) == ("hour" not in read)
+    assert np.allclose(base, next_day) == ("weekday" not in read)
 
 
 def test_a_given_table_gives_the_same_query(model: RetrievalModel) -> None:

@@ -37,9 +37,11 @@ def test_shoppers_are_grouped_by_the_value_of_their_request_and_products_by_thei
     assert {found["history_length"].names[place] for place in found["history_length"].groups} == {"1-4"}
 
 
-def test_value_unknown_to_the_vocabulary_is_called_rare() -> None:
+@pytest.mark.parametrize("unknown", [1, 2, 9])
+def test_value_unknown_to_the_vocabulary_is_called_rare(unknown: int) -> None:
+    """Whether it has the unknown id or, behind those of the vocabulary, that of a bucket."""
     queries = queries_of(1)
-    queries.sequences.devices[:] = 1
+    queries.sequences.devices[:] = unknown
     assert groupings(queries, make_catalogue(), {"device": ["", "\x01"]})["device"].names == ("(rare)",)
 
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from protos.feature_schema_pb2 import Clock
 from tests.trainer.worlds import checkerboard_catalogue, checkerboard_sequences, write_transform
 from trainer.catalogue_encoder import CatalogueEncoder
 from trainer.config import ItemEncoderConfig, RankerConfig, RetrievalConfig, TrainingConfig
@@ -19,7 +20,7 @@ from trainer.ranker import Ranker
 from trainer.retrieval import RetrievalModel
 from trainer.train_step import TrainStep
 from trainer.warm_start import match_rows, warm_start
-from transform.feature_schema import read_vocabulary, write_vocabulary
+from transform.feature_schema import Vocabulary, read_vocabulary, write_vocabulary
 from transform.tables import FIRST, UNKNOWN
 
 MOVED = 3
@@ -75,8 +76,20 @@ def save(model: tf_keras.Model, directory: Path) -> Path:
 
 def test_rows_are_matched_by_their_strings() -> None:
     values = np.array([[0.0], [0.1], [0.2], [0.3]])
-    matched = match_rows(values, ["", "?", "a", "b"], ["", "?", "b", "c", "a"])
+    matched = match_rows(values, Vocabulary(["a", "b"]), Vocabulary(["b", "c", "a"]))
     assert matched[:, 0].tolist() == [0.0, 0.1, 0.3, 0.1, 0.2]
+
+
+def test_a_value_that_was_rare_goes_on_from_its_bucket() -> None:
+    previous = Vocabulary(["a"], 2)
+    values = np.array([[0.0], [0.1], [0.2], [0.3], [0.4]])
+    own = 3 + 2640714258260161385 % 2  # Fingerprint64("abc")
+    kept = match_rows(values, previous, Vocabulary(["abc", "a"], 2))
+    assert kept[:, 0].tolist() == [0.0, 0.1, values[own, 0], 0.2, 0.3, 0.4]
+    other = match_rows(values, previous, Vocabulary(["a"], 3))
+    assert other[:, 0].tolist() == [0.0, 0.1, 0.2, 0.1, 0.1, 0.1]
+    without = match_rows(values[:3], Vocabulary(["a"]), previous)
+    assert without[:, 0].tolist() == [0.0, 0.1, 0.2, 0.1, 0.1]
 
 
 @pytest.mark.parametrize("kind", ["ranker", "retrieval"])
@@ -136,6 +149,13 @@ def test_a_model_of_another_shape_is_refused(
 def test_a_run_without_weights_is_refused(tmp_path: Path, days: tuple[Path, Path]) -> None:
     catalogue = next_day(first_day())
     with pytest.raises(TrainingError, match=r"holds no weights\.index"):
+        warm_start(Shop(catalogue), catalogue, days[1], tmp_path, days[0])
+
+
+def test_a_run_that_read_less_of_the_time_is_refused(tmp_path: Path, days: tuple[Path, Path]) -> None:
+    catalogue = next_day(first_day())
+    catalogue.schema.clock.CopyFrom(Clock(features=["hour", "weekday"]))
+    with pytest.raises(TrainingError, match=r"it read .*, hour, times; this one reads .*, hour, weekday, times. Train"):
         warm_start(Shop(catalogue), catalogue, days[1], tmp_path, days[0])
 
 

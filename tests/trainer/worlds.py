@@ -11,7 +11,7 @@ import tensorflow as tf
 from protos.events_pb2 import EventType
 from protos.feature_schema_pb2 import Feature, FeatureSchema
 from trainer.data import Catalogue, Sequences, Words
-from transform.feature_schema import VOCABULARY_FOLDER, write_schema, write_vocabulary
+from transform.feature_schema import VOCABULARY_FOLDER, Vocabulary, write_schema, write_vocabulary
 from transform.tables import FIRST, POSITION_COUNTS_FILE, RESERVED_LINES, SURFACES_FILE, UNKNOWN
 
 DAY = 86_400
@@ -89,7 +89,7 @@ def checkerboard_catalogue(has_timestamps: bool = True, new_items: int = 2, cont
         known_from=np.concatenate([[0, 0], np.full(items, START - DAY)]).astype(np.int64),
         available=np.concatenate([[False, False], np.full(items, True)]),
         titles=titles,
-        words={"title": Words.of(titles, (*RESERVED_LINES, *TITLE_WORDS), 4)} if content else {},
+        words={"title": Words.of(titles, Vocabulary(TITLE_WORDS), 4)} if content else {},
         categories=np.array(["", "", *(COLOURS[1 - group] for group in colour)], dtype=object),
         prices=prices,
         images=[b""] * size,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import farmhash
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +74,47 @@ def test_content_is_read_by_the_vocabularies_and_moments_of_the_training(base: P
     before = read_schema(base)
     assert (list(schema.item), list(schema.context)) == (list(before.item), list(before.context))
     assert outcome.faults["unknown_category"] == 1
+
+
+def test_unknown_values_share_the_buckets_of_the_training(tmp_path: Path) -> None:
+    base = transformed(tmp_path, ITEMS, EVENTS, oov_buckets={"brand": 3, "category": 2, "title": 4})
+    outcome = refreshed(base, tmp_path, {"item_id": "new", "title": "Sofa", "category": "Sofas", "brand": "Bolt"})
+    found, schema = records(tmp_path / "output")["new"], read_schema(base)
+    for name, value in (("brand", "Bolt"), ("category", "Sofas"), ("title", "sofa")):
+        feature = next(feature for feature in schema.item if feature.name == name)
+        bucket = farmhash.fingerprint64(value) % feature.oov_buckets
+        assert found[f"{name}_ids"] == [feature.vocabulary_size + bucket]
+    assert (outcome.faults["unknown_category"], outcome.faults["unknown_words"]) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base` with two buckets of prices, that of 1 and that of 3, and crosses of what the products have."""
+    pairs = [["category", "price_bucket"], ["brand", "category"]]
+    return transformed(tmp_path_factory.mktemp("crossed"), ITEMS, EVENTS, price_buckets=2, crosses=pairs)
+
+
+def test_a_new_price_alone_moves_what_it_is_crossed_with(crossed: Path, tmp_path: Path) -> None:
+    refreshed(crossed, tmp_path, {"item_id": "d", "price": 9.0})
+    after, before = records(tmp_path / "output")["d"], records(crossed)["d"]
+    words = read_vocabulary(crossed / "vocabularies" / "category_x_price_bucket.txt")
+    assert before["category_x_price_bucket_ids"] == [words.index("Light\x1f0")]
+    assert after["category_x_price_bucket_ids"] == [words.index("Light\x1f1")]
+    moved = {"price", "price_raw", "price_bucket_ids", "category_x_price_bucket_ids"}
+    assert {name for name in before if after[name] != before[name]} == moved
+
+
+def test_a_lost_category_alone_takes_its_crosses_away(crossed: Path, tmp_path: Path) -> None:
+    refreshed(crossed, tmp_path, {"item_id": "d", "category": None})
+    after, before = records(tmp_path / "output")["d"], records(crossed)["d"]
+    moved = {"category", "category_ids", "brand_x_category_ids", "category_x_price_bucket_ids"}
+    assert {name for name in before if after[name] != before[name]} == moved
+    assert all(after[name] == [] for name in moved)
+
+
+def test_crossed_products_that_say_nothing_new_stay_as_they_were(crossed: Path, tmp_path: Path) -> None:
+    assert refreshed(crossed, tmp_path / "1", {"item_id": "d"}, {"item_id": "ghost"}).nothing_to_do
+    assert refreshed(crossed, tmp_path / "2", *ITEMS).nothing_to_do
 
 
 def test_the_same_products_change_nothing(base: Path, tmp_path: Path) -> None:

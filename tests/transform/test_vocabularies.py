@@ -7,14 +7,15 @@ import pytest
 from tests.transform.small_tables import table
 from transform.catalogue import id_embedding_rows, make_catalogue
 from transform.config import TransformConfig
+from transform.feature_schema import Vocabulary
 from transform.vocabularies import (
     category_prefixes,
+    content_columns,
     content_ids,
-    count_content,
+    count_values,
     merge_counts,
     normalised_price,
     price_moments,
-    value_ids,
     vocabulary,
 )
 
@@ -32,9 +33,8 @@ def test_a_category_is_every_level_of_its_path() -> None:
 
 def test_vocabularies_go_by_count_then_bytes_and_leave_rare_values_out() -> None:
     items = table("items", [{"item_id": str(place), "brand": brand} for place, brand in enumerate("baacbé")])
-    counts = merge_counts(
-        [count_content(items.slice(0, 3), TransformConfig()), count_content(items.slice(3), TransformConfig())]
-    )
+    columns = content_columns(TransformConfig())
+    counts = merge_counts([count_values(items.slice(0, 3), columns), count_values(items.slice(3), columns)])
     assert vocabulary(counts, "brand", 1) == ["a", "b", "c", "é"]
     assert vocabulary(counts, "brand", 2) == ["a", "b"]
     assert vocabulary(counts, "brand", 1, size=3) == ["a", "b", "c"]
@@ -42,13 +42,13 @@ def test_vocabularies_go_by_count_then_bytes_and_leave_rare_values_out() -> None
 
 
 def test_ids_are_zero_for_absent_and_one_for_unknown() -> None:
-    words = pa.array(["x", "y"])
-    assert value_ids(pa.array(["y", None, "z", "x"]), words).tolist() == [3, 0, 1, 2]
+    found = Vocabulary(["x", "y"]).ids(pa.array(["y", None, "z", "", "x"]))
+    assert found.tolist() == [3, 0, 1, 0, 2]
 
 
 def test_lists_are_cut_to_their_length() -> None:
     lists = pa.array([["x", "y", "x"], None, ["z"], []])
-    found = content_ids(lists, pa.array(["x", "y"]), 2)
+    found = content_ids(lists, Vocabulary(["x", "y"]), 2)
     assert found.values.tolist() == [2, 3, 1]
     assert found.offsets.tolist() == [0, 2, 2, 3, 3]
 
