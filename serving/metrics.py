@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 # this value in each label.
 MAX_SERIES = 1_000
 OTHER = "other"
+# Characters of a label value: a name of a megabyte is counted under OTHER, too.
+_LONGEST_VALUE = 1_000
 
 
 class Counter:
@@ -122,7 +124,8 @@ def micros_since(began: float) -> int:
 
 
 def _key(known: Mapping[tuple[str, ...], object], values: tuple[str, ...]) -> tuple[str, ...]:
-    return values if values in known or len(known) < MAX_SERIES else (OTHER,) * len(values)
+    fits = len(known) < MAX_SERIES and all(len(value) <= _LONGEST_VALUE for value in values)
+    return values if values in known or fits else (OTHER,) * len(values)
 
 
 def _metric_name(name: str) -> str:

@@ -18,6 +18,9 @@ Run = Callable[[Servable, Signature, Mapping[str, np.ndarray], Sequence[str]], d
 # doesn't bound what it unpacks to.
 MAX_INPUT_ELEMENTS = 1 << 22
 
+# That a tensor of TensorFlow can have.
+_MAX_DIMENSIONS = 254
+
 # Bytes that a repeated value may unpack to: a message of 1 MB could ask for terabytes of strings. What TensorFlow takes
 # for a string beside its characters, and at most for a number.
 _MAX_REPEATED_BYTES = 4 << 20
@@ -61,6 +64,9 @@ def decode_tensor(alias: str, proto: TensorProto, spec: TensorSpec) -> np.ndarra
     Raises:
         RequestError: INVALID_ARGUMENT that names the input, what is expected and what came.
     """
+    if len(proto.tensor_shape.dim) > _MAX_DIMENSIONS:
+        count = len(proto.tensor_shape.dim)
+        raise invalid_argument(f"tensor parsing error: {alias}: {count} dimensions; at most {_MAX_DIMENSIONS} exist")
     shape = shape_of(proto.tensor_shape)
     if shape is None or min(shape, default=0) < 0:
         raise invalid_argument(f"tensor parsing error: {alias}: every size must be known")
@@ -118,9 +124,11 @@ def flat_array(proto: TensorProto, elements: int) -> np.ndarray:
     if proto.tensor_content:
         # A copy, since a message's bytes can't be written to.
         return np.frombuffer(proto.tensor_content, dtype=dtype).copy()
-    values = list(getattr(proto, field))
-    if len(values) > elements:
-        raise ValueError(f"{len(values)} values for a tensor of {elements} elements")
+    given = getattr(proto, field)
+    # Told before they are copied: a list of a hundred thousand numbers takes milliseconds.
+    if len(given) > elements:
+        raise ValueError(f"{len(given)} values for a tensor of {elements} elements")
+    values = list(given)
     if len(values) < elements:
         # The last value stands for those that follow.
         values += _repeated(values[-1] if values else (b"" if dtype is np.object_ else 0), elements - len(values))

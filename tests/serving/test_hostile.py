@@ -235,6 +235,33 @@ def test_small_message_cannot_ask_for_terabytes(victim: Victim) -> None:
     assert list(_predict(victim, request).outputs["greeting"].string_val) == [b"hello " + b"x" * _MB] * 3
 
 
+def test_refusals_of_long_names_fit_into_trailers(victim: Victim) -> None:
+    request = PredictRequest()
+    request.model_spec.name = "scaler"
+    for number in range(2_000):
+        request.inputs[f"é{number}"].dtype = DT_FLOAT
+    with pytest.raises(grpc.RpcError) as caught:
+        _predict(victim, request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("input size does not match signature: 2000!=2 len({é0,é1,é10,")
+    assert caught.value.details().endswith(" …")
+    assert 1_000 < len(caught.value.details()) < 6_000
+
+
+def test_tensors_of_many_dimensions_or_values_are_refused(victim: Victim) -> None:
+    for sizes, values, said in (([1] * 10_000, 1, "10000 dimensions; at most 254"), ([1, 2], 9, "9 values for a")):
+        request = PredictRequest()
+        request.model_spec.name = "scaler"
+        x = request.inputs["x"]
+        x.dtype = DT_FLOAT
+        x.float_val.extend([1.0] * values)
+        for size in sizes:
+            x.tensor_shape.dim.add(size=size)
+        with pytest.raises(grpc.RpcError, match=said) as caught:
+            _predict(victim, request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def _predict(victim: Victim, request: PredictRequest) -> PredictResponse:
     with grpc.insecure_channel(f"127.0.0.1:{victim.grpc_port}") as channel:
         return _predict_of(channel)(request, timeout=10)

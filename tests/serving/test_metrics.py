@@ -53,6 +53,13 @@ def test_names_that_clients_invent_do_not_grow_the_memory_without_bound() -> Non
     assert lines[-1] == 'c{model_name="other",status="other"} 5'
 
 
+def test_a_name_of_a_megabyte_is_no_label() -> None:
+    counter = Counter("c", "model_name")
+    counter.add("x" * 1_000_000)
+    counter.add("x" * 1_000)
+    assert list(counter.lines()) == ['c{model_name="other"} 1', f'c{{model_name="{"x" * 1_000}"}} 1']
+
+
 def test_every_metric_has_its_type() -> None:
     text = ServingMetrics().text()
     assert "# TYPE :tensorflow:serving:request_count counter\n" in text
