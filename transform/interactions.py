@@ -42,7 +42,14 @@ import pyarrow.compute as pc
 from transform.day_counts import NO_DAYS, day_counts
 from transform.day_sample import NO_SAMPLE, DayShares, day_sample
 from transform.runs import changes, places_in_runs, run_numbers, run_starts
-from transform.sessions import divided_sessions, dwell_seconds, robot_events, session_lengths, session_numbers
+from transform.sessions import (
+    divided_sessions,
+    dwell_seconds,
+    numbered_by_first,
+    robot_events,
+    session_lengths,
+    session_numbers,
+)
 from transform.tables import ADD_TO_CART, CLICK, IMPRESSION, PURCHASE, SEARCH, VIEW
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -309,7 +316,9 @@ def _interactions(
         type=named.type,
         label=merged.labels[in_time].astype(np.int64),
         timestamp=named.timestamp,
-        session=_dense(named.user, session[original]),
+        # By their interactions, not by all of their events: a session of which nothing enters the training span before
+        # the cut must not have a number there.
+        session=numbered_by_first(named.user, session[original]),
         basket=_dense(named.user, basket[original]),
         span=span[original],
         device=named.device,
@@ -442,7 +451,8 @@ def _of_length(found: Interactions, rules: Rules) -> Interactions:
     if rules.min_session_length > 1:
         kept = session_lengths(found.user, found.session, found.span) >= rules.min_session_length
         found = Interactions(**{name: array[kept] for name, array in vars(found).items()})
-        found = replace(found, session=_dense(found.user, found.session), basket=_dense(found.user, found.basket))
+        session = numbered_by_first(found.user, found.session)
+        found = replace(found, session=session, basket=_dense(found.user, found.basket))
     return found
 
 

@@ -42,6 +42,12 @@ def session_numbers(
     return _numbers_by_first(user, sorting, starts)
 
 
+def numbered_by_first(user: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Groups of each shopper as 0, 1, 2 … in order of their first rows, int64 [rows]; a shopper's rows together."""
+    sorting = np.lexsort((groups, user))
+    return _numbers_by_first(user, sorting, changes(user[sorting], groups[sorting]))
+
+
 def _numbers_by_first(user: np.ndarray, sorting: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Numbers of groups, int64 [rows], for each shopper in order of the groups' first rows.
 

@@ -62,10 +62,9 @@ def _of_shopper(events: list[Row], rules: Rules, counts: Counter[str]) -> list[R
     _divide(merged, rules.max_session_length)
     keys = [(row["session"], row["span"]) for row in merged]
     kept = [row for row, key in zip(merged, keys, strict=True) if keys.count(key) >= rules.min_session_length]
-    for name in ("session", "basket"):
-        numbers = sorted({row[name] for row in kept})
-        for row in kept:
-            row[name] = numbers.index(row[name])
+    sessions, baskets = list(dict.fromkeys(row["session"] for row in kept)), sorted({row["basket"] for row in kept})
+    for row in kept:
+        row["session"], row["basket"] = sessions.index(row["session"]), baskets.index(row["basket"])
     for place, row in enumerate(kept):
         row["timestamp"] = row["clock"] if rules.has_timestamps else place
         row["span"] = row["span"] if rules.cuts else _leave_one_out(place, len(kept))

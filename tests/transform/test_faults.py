@@ -72,7 +72,7 @@ def transform(
 MOMENTS = [
     ("os.rename", "config.json"),
     ("os.mkdir", "steps/.transform.*.partial"),
-    ("os.rename", "tmp/events/*.arrow"),
+    ("os.rename", "tmp/events/*/*.arrow"),
     ("os.rename", "tmp/events.json"),
     ("os.rename", "tmp/buckets/products-00001.arrow"),
     ("os.rename", "tmp/buckets.json"),

@@ -119,3 +119,13 @@ def test_what_follows_a_cut_bounces_no_look_before_it() -> None:
 def test_a_product_that_only_robots_met_is_in_no_catalogue() -> None:
     rows = [*(event("robot", item, at) for at, item in enumerate("uvw")), event("a", "x", 0)]
     assert build(rows, rules(max_daily_events=2)).products["item_id"].to_pylist() == ["x"]
+
+
+def test_a_session_without_an_interaction_before_the_cut_leaves_no_gap() -> None:
+    shown = event("ann", "x", 0, "impression", session="s1")
+    looked = event("ann", "x", 0, session=None)
+    later = event("ann", "x", 8 * DAY, session="s1")
+    cut = by_time(8 * DAY, 9 * DAY)
+    with_future = build([shown, looked, later], cut).interactions.to_pylist()
+    assert [(row["session"], row["span"]) for row in with_future] == [(0, 0), (1, 1)]
+    assert build([shown, looked], cut).interactions.to_pylist()[0] == with_future[0]
