@@ -70,8 +70,7 @@ def main() -> None:
 def measure(folder: Path, days: list[Path]) -> None:
     """Prints the table of the three transforms."""
     side = [sys.executable, "-m", "benchmarks.transform_sides", "tandem", str(folder / "data")]
-    newest = folder / days[-1].name
-    days[-1].rename(newest)
+    aside = days[-1].rename(folder / days[-1].name)
     rows = []
     steps = {
         f"{len(days) - 1} days": [str(folder / "before")],
@@ -80,7 +79,8 @@ def measure(folder: Path, days: list[Path]) -> None:
     }
     for name, arguments in steps.items():
         found = measured([*side, *arguments])
-        newest = newest.rename(days[-1]) if newest != days[-1] else newest
+        if aside.exists():
+            aside.rename(days[-1])
         figures = [f"{found.printed['seconds']:.1f}", f"{found.printed['processor']:.1f}"]
         rows.append([name, *figures, f"{found.peak_bytes / 2**30:.2f}"])
     print(f"\nTransform day by day. {machine()}\n")

@@ -40,16 +40,16 @@ def merged(reports: Iterable[Report]) -> Report:
     firsts = [report.first_timestamp for report in reports if report.first_timestamp is not None]
     lasts = [report.last_timestamp for report in reports if report.last_timestamp is not None]
     return Report(
-        sum(report.rows for report in reports),
-        sum(report.spilled for report in reports),
-        sum(report.late for report in reports),
-        add_counts(*(report.rejected for report in reports)),
-        add_counts(*(report.faults for report in reports)),
-        sorted(failure for report in reports for failure in report.failures),
-        add_counts(*(report.types for report in reports)),
-        _add_minutes([report.minutes for report in reports]),
-        min(firsts, default=None),
-        max(lasts, default=None),
+        rows=sum(report.rows for report in reports),
+        spilled=sum(report.spilled for report in reports),
+        late=sum(report.late for report in reports),
+        rejected=add_counts(*(report.rejected for report in reports)),
+        faults=add_counts(*(report.faults for report in reports)),
+        failures=sorted(failure for report in reports for failure in report.failures),
+        types=add_counts(*(report.types for report in reports)),
+        minutes=_add_minutes([report.minutes for report in reports]),
+        first_timestamp=min(firsts, default=None),
+        last_timestamp=max(lasts, default=None),
     )
 
 

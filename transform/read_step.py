@@ -18,7 +18,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from transform.arrow_files import SpilledFile, make_folder, read_json, write_json
+from transform.arrow_files import SpilledFile, read_json, write_json
 from transform.beam_pipeline import beam_pipeline
 from transform.checks import FUTURE, DataError
 from transform.config import BeamConfig
@@ -36,7 +36,7 @@ _REASONS_SHOWN = 3
 # File systems without hard links, or with another one below.
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # What decides how rows are read: days that other code has read are read again.
-_CODE = ("arrow_files", "checks", "fingerprints", "reading", "tables")
+_CODE = ("arrow_files", "checks", "fingerprints", "read_report", "read_step", "reading", "sources", "tables")
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,9 @@ class ReadStep:
             previous: output of an earlier transform, whose units are taken over.
         """
         root = str(self._output / DAYS_FOLDER) if keep else FileSystems.join(self._spill, source.name)
-        table = _Table(source, rows, root, self._spill, {unit.name: _key(unit, rows) for unit in source.units})
-        for unit in source.units:
-            folder = Path(root) / table.folders[unit.name]
-            if keep and previous is not None:
-                _take_over(previous / DAYS_FOLDER / folder.name, folder)
-            table.taken[unit.name] = (folder / _WHOLE).is_file()
-            if not table.taken[unit.name]:
-                make_folder(str(folder))
-        if any(table.taken.values()):
-            new = [unit.name for unit in source.units if not table.taken[unit.name]]
-            logger.info("%s: %s", source.name, _told(len(source.units), new))
+        table = _Table(source, rows, root, self._spill)
+        if keep and previous is not None:
+            table.take_over(previous / DAYS_FOLDER)
         self._tables.append(table)
 
     def run(self) -> dict[str, ReadTable]:
@@ -142,19 +134,28 @@ def _told(units: int, new: list[str]) -> str:
 class _Table:
     """One table of a pipeline."""
 
-    def __init__(self, source: Source, rows: Rows, root: str, spill: str, folders: dict[str, str]) -> None:
+    def __init__(self, source: Source, rows: Rows, root: str, spill: str) -> None:
         self.source = source
         self.root = root
-        # Name of each unit's folder in `root`, and whether it was read before.
-        self.folders = folders
-        self.taken: dict[str, bool] = {}
+        # Name of each unit's folder in `root`, and the units that were read before.
+        self.folders = {unit.name: _key(unit, rows) for unit in source.units}
+        self._taken: set[str] = set()
         self._rows = rows
         self._manifest = FileSystems.join(spill, f"{source.name}-files.json")
         self._reports = FileSystems.join(spill, f"{source.name}.json")
 
+    def take_over(self, before: Path) -> None:
+        """Units that stand whole in the folder `before` of an earlier transform."""
+        for unit, folder in self.folders.items():
+            if _take_over(before / folder, Path(self.root) / folder):
+                self._taken.add(unit)
+        if self._taken:
+            new = [unit.name for unit in self.source.units if unit.name not in self._taken]
+            logger.info("%s: %s", self.source.name, _told(len(self.folders), new))
+
     def unread(self) -> list[RowGroup]:
         """Row groups that have to be read."""
-        return [group for group in self.source.groups if not self.taken[group.unit]]
+        return [group for group in self.source.groups if group.unit not in self._taken]
 
     def add_to(self, pipeline: beam.Pipeline) -> None:
         """Files go to the folders of their units, what tells of them to JSON files."""
@@ -195,7 +196,7 @@ class _Table:
             files.setdefault(folder, {})[partition] = [FileSystems.split(path)[1] for path in paths]
         told = read_json(self._reports)
         for unit, folder in self.folders.items():
-            if not self.taken[unit]:
+            if unit not in self._taken:
                 report = told.get(folder, Report().as_json())
                 whole = {"unit": unit, "report": report, "files": files.get(folder, {})}
                 write_json(FileSystems.join(self.root, folder, _WHOLE), whole)
@@ -210,14 +211,12 @@ def _key(unit: Unit, rows: Rows) -> str:
     return hashed.hexdigest()[:32]
 
 
-def _take_over(before: Path, folder: Path) -> None:
-    """Links a whole folder of an earlier transform, unless what was refused then may be good by now."""
+def _take_over(before: Path, folder: Path) -> bool:
+    """Links a whole folder of an earlier transform; not if what was refused then may be good by now."""
     if not (before / _WHOLE).is_file() or FUTURE in read_json(str(before / _WHOLE))["report"]["rejected"]:
-        return
-    # Under another name until it is whole: a folder with _WHOLE is taken to be complete.
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.copytree(before, partial, copy_function=_link)
-    partial.rename(folder)
+        return False
+    shutil.copytree(before, folder, copy_function=_link)
+    return True
 
 
 def _link(source: str, target: str) -> None:

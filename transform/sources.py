@@ -122,15 +122,18 @@ def _units(files: list[Path], folder: Path, apart: bool) -> dict[str, list[Path]
 
 def _unit(file: Path, folder: Path) -> str:
     """Name of what a file was delivered in: its folder below that of the table, or itself."""
-    if file.is_relative_to(folder) and file.parent != folder:
-        return str(file.parent.relative_to(folder))
-    return file.name
+    return str(file.parent.relative_to(folder)) if _is_below(file, folder) else file.name
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    """Whether a file stands in a folder of its own below that of the table."""
+    return file.is_relative_to(folder) and file.parent != folder
 
 
 def _groups(unit: str, file: Path, folder: Path, metadata: pq.FileMetaData, first: int) -> list[RowGroup]:
     """Row groups of a file that begins at the row `first` of its unit."""
-    nested = file.is_relative_to(folder) and file.parent != folder
-    label = "-".join(file.relative_to(folder).with_suffix("").parts) if nested else file.stem
+    below = _is_below(file, folder)
+    label = "-".join(file.relative_to(folder).with_suffix("").parts) if below else file.stem
     groups = []
     in_file = 0
     for number in range(metadata.num_row_groups):
